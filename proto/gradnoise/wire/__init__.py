@@ -1,1 +1,52 @@
-"""gradnoise."""
+"""The wire contract: Arrow schemas, and the dump, the one format for live, stored and shipped samples.
+
+A dump is a directory per run: ``run.json`` and, per producer (a process of the training job, with an id of its
+own) and table, numbered segments ``<table>-<producer>-<number>.arrow``. See :mod:`gradnoise.wire.results` for the
+tables that an analysis returns.
+"""
+
+from gradnoise.wire._errors import (
+    CorruptBatchError,
+    NotADumpError,
+    RunExistsError,
+    UnknownSchemaVersionError,
+    WireError,
+)
+from gradnoise.wire._reader import Dump, Problem, ProblemKind
+from gradnoise.wire._recovery import Recovery, recover
+from gradnoise.wire._run import Group, RunInfo, check_run_id
+from gradnoise.wire._schemas import GROUP_TYPE, SCHEMA_VERSION, SUPPORTED_VERSIONS, Table, schema
+from gradnoise.wire._segment import Segment
+from gradnoise.wire._stamp import Stamped, pack, unpack
+from gradnoise.wire._tailer import Tailer
+from gradnoise.wire._writer import DumpWriter, TableLog, create_dump, producer_is_alive
+
+__all__ = [
+    "GROUP_TYPE",
+    "SCHEMA_VERSION",
+    "SUPPORTED_VERSIONS",
+    "CorruptBatchError",
+    "Dump",
+    "DumpWriter",
+    "Group",
+    "NotADumpError",
+    "Problem",
+    "ProblemKind",
+    "Recovery",
+    "RunExistsError",
+    "RunInfo",
+    "Segment",
+    "Stamped",
+    "Table",
+    "TableLog",
+    "Tailer",
+    "UnknownSchemaVersionError",
+    "WireError",
+    "check_run_id",
+    "create_dump",
+    "pack",
+    "producer_is_alive",
+    "recover",
+    "schema",
+    "unpack",
+]

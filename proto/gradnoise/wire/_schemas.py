@@ -1,0 +1,120 @@
+"""Arrow schemas of a dump's tables, versioned.
+
+Readers accept every version up to :data:`SCHEMA_VERSION`; a newer one is refused by name. A reader ignores
+files of tables it does not know, so that a new table is no new version.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+__all__ = ["GROUP_TYPE", "SCHEMA_VERSION", "SUPPORTED_VERSIONS", "Table", "schema"]
+
+SCHEMA_VERSION = 1
+SUPPORTED_VERSIONS = frozenset({1})
+
+
+class Table(StrEnum):
+    """The tables of a dump. The order is the order of shipping: ``windows`` closes what came before it."""
+
+    DRAWS = "draws"
+    REFERENCE = "reference"
+    STEPS = "steps"
+    EVENTS = "events"
+    WINDOWS = "windows"
+
+
+# 16-bit codes into the run's group names: two bytes a row instead of a repeated name.
+GROUP_TYPE = pa.dictionary(pa.int16(), pa.utf8())
+_VALUES = pa.list_(pa.field("item", pa.float32(), nullable=False))
+_TIME = pa.timestamp("ns", tz="UTC")
+
+
+def _field(name: str, kind: pa.DataType, text: str, *, null: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=null, metadata={"description": text})
+
+
+_WINDOW = _field(
+    "window", pa.int64(), "window id, unique within a producer: 2 * first step + (1 for a probe)"
+)
+_THETA = _field("theta", pa.int64(), "parameter updates since attach; equal theta means equal parameters")
+_STEP = _field("step", pa.int64(), "optimiser step being taken, from 0")
+
+_SCHEMAS: dict[Table, pa.Schema] = {
+    Table.DRAWS: pa.schema(
+        [
+            _WINDOW,
+            _THETA,
+            _field("draw", pa.int32(), "index of the draw within its window, from 0"),
+            _STEP,
+            _field("group", GROUP_TYPE, "parameter group: one named parameter tensor of the model"),
+            _field("batch_size", pa.int32(), "examples in the minibatch; null where unknown", null=True),
+            _field(
+                "values", _VALUES, "unscaled, unclipped minibatch gradient at the group's sampled coordinates"
+            ),
+            _field(
+                "norm2", pa.float64(), "squared norm of the group's whole gradient, if measured", null=True
+            ),
+        ]
+    ),
+    Table.REFERENCE: pa.schema(
+        [
+            _WINDOW,
+            _THETA,
+            _field("group", GROUP_TYPE, "parameter group"),
+            _field("kind", pa.utf8(), "full (a pass over the data) or mean (of the window's draws)"),
+            _field("values", _VALUES, "the reference gradient at the group's sampled coordinates"),
+            _field("norm2", pa.float64(), "squared norm of the group's whole reference gradient", null=True),
+            _field(
+                "dataset_size", pa.int64(), "examples behind the reference; null where unknown", null=True
+            ),
+            _field(
+                "replacement", pa.bool_(), "minibatches drawn with replacement; null if unknown", null=True
+            ),
+        ]
+    ),
+    Table.STEPS: pa.schema(
+        [
+            _STEP,
+            _THETA,
+            _field("loss", pa.float64(), "as logged by the user", null=True),
+            _field("lr", pa.float64(), "learning rate of the optimiser's first parameter group", null=True),
+            _field("beta1", pa.float64(), "Adam's beta1, or SGD's momentum", null=True),
+            _field("beta2", pa.float64(), "Adam's beta2", null=True),
+            _field("batch_size", pa.int32(), "examples in the minibatch; null where unknown", null=True),
+            _field("wall_time", _TIME, "when the row was recorded"),
+            _field("metrics", pa.map_(pa.utf8(), pa.float64()), "further logged metrics", null=True),
+        ]
+    ),
+    Table.EVENTS: pa.schema(
+        [
+            _field("step", pa.int64(), "optimiser step, where the event has one", null=True),
+            _field("wall_time", _TIME, "when it happened"),
+            _field("kind", pa.utf8(), "non_finite, dropped, ambiguous_backwards, probe_failed, ..."),
+            _field("group", pa.utf8(), "parameter group, where the event has one", null=True),
+            _field("count", pa.int64(), "how many samples the event concerns"),
+            _field("detail", pa.utf8(), "in words"),
+        ]
+    ),
+    Table.WINDOWS: pa.schema(
+        [
+            _WINDOW,
+            _field("kind", pa.utf8(), "burst, probe or microbatch"),
+            _field("first_step", pa.int64(), "first step of the window"),
+            _field("last_step", pa.int64(), "last step of the window"),
+            _field("first_theta", pa.int64(), "theta of the first draw"),
+            _field("last_theta", pa.int64(), "theta of the last draw"),
+            _field("declared", pa.int32(), "draws the plan asked for"),
+            _field("recorded", pa.int32(), "draws written to the draws table"),
+            _field("non_finite", pa.int32(), "recorded draws that hold NaN or infinity"),
+            _field("dropped", pa.int32(), "draws lost to a full queue"),
+        ]
+    ),
+}
+
+
+def schema(table: Table) -> pa.Schema:
+    """Return the Arrow schema of ``table`` at :data:`SCHEMA_VERSION`, field descriptions in the metadata."""
+    return _SCHEMAS[table]

@@ -1,0 +1,320 @@
+"""One segment: a numbered file of one table of one producer, in Arrow IPC *file* layout from its first byte.
+
+While open (``.open``) it can be read as a stream from offset 8; sealing writes the footer and renames it to
+``.arrow``, which any Arrow reader opens. Appending writes whole messages with one system call; a failed write is
+cut back to the last whole message, so that a full disk leaves a readable file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from gradnoise.wire._errors import CorruptBatchError, UnknownSchemaVersionError
+from gradnoise.wire._schemas import SCHEMA_VERSION, SUPPORTED_VERSIONS, Table, schema
+from gradnoise.wire._stamp import Stamped, check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Segment", "SegmentReader", "SegmentState", "SegmentWriter"]
+
+_NAME = re.compile(r"([a-z]+)-([0-9a-f]{32})-(\d{6,})\.(open|arrow)")
+_TABLES = frozenset(table.value for table in Table)
+_STREAM_START = 8  # the file layout begins with "ARROW1" and two zero bytes
+_CONTINUATION = b"\xff\xff\xff\xff"
+_READ = 16 << 20
+_VERSION_KEY = b"gradnoise.schema_version"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Segment:
+    """A segment's identity, as its file name says it: ``<table>-<producer>-<number>.<open|arrow>``."""
+
+    table: Table
+    producer: str
+    number: int
+
+    def path(self, directory: Path, *, sealed: bool) -> Path:
+        """Return where the segment lies in ``directory``."""
+        return directory / f"{self.table}-{self.producer}-{self.number:06d}.{'arrow' if sealed else 'open'}"
+
+    def find(self, directory: Path) -> Path | None:
+        """Return the segment's file, sealed or open, or None. Safe against a seal that happens meanwhile."""
+        for sealed in (True, False, True):
+            path = self.path(directory, sealed=sealed)
+            if path.exists():
+                return path
+        return None
+
+    @classmethod
+    def parse(cls, path: Path) -> Segment | None:
+        """Return the identity a file name carries; None for any other file, unknown tables included."""
+        match = _NAME.fullmatch(path.name)
+        if match is None or match[1] not in _TABLES:
+            return None
+        return cls(Table(match[1]), match[2], int(match[3]))
+
+
+class _Sink:
+    """What the Arrow writer writes into: collects one message, then puts it on disk whole."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._pending: list[bytes] = []
+        self._pending_size = 0
+        self.size = 0
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        self._pending.append(bytes(data))
+        self._pending_size += len(self._pending[-1])
+        return len(self._pending[-1])
+
+    def tell(self) -> int:
+        return self.size + self._pending_size
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def commit(self) -> None:
+        """Write what is pending; after an error the file ends where it ended before."""
+        data = memoryview(b"".join(self._pending))
+        self._pending.clear()
+        self._pending_size = 0
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+        except OSError:
+            os.ftruncate(self._fd, self.size)
+            os.lseek(self._fd, self.size, os.SEEK_SET)
+            raise
+        self.size += len(data)
+
+
+class SegmentWriter:
+    """Appends stamped batches to a new segment.
+
+    A write error (:class:`OSError`) leaves the file readable up to the last whole batch; the writer is then unusable.
+
+    Raises:
+        FileExistsError: the segment exists already.
+    """
+
+    def __init__(self, directory: Path, segment: Segment, run: str) -> None:
+        self.segment = segment
+        self._directory = directory
+        self._path = segment.path(directory, sealed=False)
+        metadata = {
+            _VERSION_KEY: b"%d" % SCHEMA_VERSION,
+            b"gradnoise.run": run.encode(),
+            b"gradnoise.table": segment.table.encode(),
+            b"gradnoise.producer": segment.producer.encode(),
+        }
+        self._schema = schema(segment.table).with_metadata(metadata)
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._sink = _Sink(self._fd)
+        self._file = pa.PythonFile(self._sink, mode="w")
+        self._writer = pa.ipc.new_file(self._file, self._schema)
+        self._sink.commit()
+        self._dictionaries: list[pa.Array] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._sink.size
+
+    def accepts(self, batch: pa.RecordBatch) -> bool:
+        """Whether the batch's dictionaries are this segment's: the file layout allows one set only."""
+        return self._dictionaries is None or all(
+            old.equals(new) for old, new in zip(self._dictionaries, _dictionaries(batch), strict=True)
+        )
+
+    def append(self, stamped: Stamped) -> int:
+        """Write one batch; return the segment's size in bytes after it."""
+        batch = stamped.batch.replace_schema_metadata(self._schema.metadata)
+        self._writer.write_batch(batch, custom_metadata=stamped.custom_metadata())
+        self._sink.commit()
+        if self._dictionaries is None:
+            self._dictionaries = _dictionaries(batch)
+        return self._sink.size
+
+    def sync(self) -> None:
+        """Force what was written to the disk (fdatasync); an :class:`OSError` must not be retried."""
+        os.fdatasync(self._fd)
+
+    def seal(self) -> Path:
+        """Write the footer, sync, rename to ``.arrow`` and return the new path."""
+        self._writer.close()
+        self._sink.commit()
+        os.fdatasync(self._fd)
+        os.close(self._fd)
+        sealed = self.segment.path(self._directory, sealed=True)
+        self._path.rename(sealed)
+        return sealed
+
+    def abandon(self) -> None:
+        """Close the file as it is, unsealed, as a crash would leave it."""
+        os.close(self._fd)
+
+
+def _dictionaries(batch: pa.RecordBatch) -> list[pa.Array]:
+    return [column.dictionary for column in batch.columns if pa.types.is_dictionary(column.type)]
+
+
+class SegmentState(Enum):
+    """How far a reader has come.
+
+    ``PENDING``: at the end of what is written; more may come. ``DONE``: at the end-of-stream mark.
+    ``BROKEN``: at bytes that are no message; nothing after them can be read.
+    """
+
+    PENDING = "pending"
+    DONE = "done"
+    BROKEN = "broken"
+
+
+class SegmentReader:
+    """Reads a segment batch by batch, and again later when more has been written.
+
+    Attributes:
+        state: see :class:`SegmentState`; meaningful once :meth:`poll` is exhausted.
+        problem: why the state is BROKEN, or why PENDING is not a whole message.
+        corrupt: descriptions of whole messages that failed validation and were passed over.
+        offset: byte offset behind the last message read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        segment = Segment.parse(path)
+        if segment is None:
+            raise ValueError(f"{path} is not named as a segment of a known table")
+        self.segment: Segment = segment
+        self.state = SegmentState.PENDING
+        self.problem: str | None = None
+        self.corrupt: list[str] = []
+        self.offset = _STREAM_START
+        self._prefix = b""  # schema and dictionary messages: what decoding a batch needs
+        self._has_schema = False
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Release the file; idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def poll(self) -> Iterator[Stamped]:
+        """Yield every whole, valid batch from the current offset on.
+
+        Raises:
+            UnknownSchemaVersionError: the segment is of a version this gradnoise does not read.
+        """
+        if self.state is not SegmentState.PENDING:
+            return
+        self.problem = None
+        chunk = os.pread(self._fd, _READ, self.offset)
+        position = 0
+        while True:
+            message, size = self._message(memoryview(chunk)[position:])
+            if message is None:
+                if size > len(chunk) - position:  # a message that goes on behind the chunk
+                    chunk = os.pread(self._fd, max(_READ, size), self.offset)
+                    position = 0
+                    if len(chunk) < size:
+                        self.problem = f"{len(chunk)} bytes of an incomplete message at byte {self.offset}"
+                        return
+                    continue
+                return
+            raw = chunk[position : position + size]
+            stamped = self._take(message, raw)
+            position += size
+            self.offset += size
+            if stamped is not None:
+                yield stamped
+
+    def _message(self, data: memoryview) -> tuple[pa.Message | None, int]:
+        """Return the message at the front of ``data`` and its size, or (None, bytes needed)."""
+        if len(data) < 8:
+            return None, 8
+        if data[:4] != _CONTINUATION:
+            # A zero-filled tail, as a power failure leaves it, would read as a clean end.
+            return self._broken("no message begins here (a torn or zero-filled tail)"), 0
+        metadata_size = int.from_bytes(data[4:8], "little", signed=True)
+        if metadata_size == 0:
+            self.state = SegmentState.DONE
+            return None, 0
+        if metadata_size < 0 or metadata_size > _READ:
+            return self._broken(f"a message header of {metadata_size} bytes"), 0
+        if len(data) < 8 + metadata_size:
+            return None, 8 + metadata_size
+        try:
+            size = 8 + metadata_size + _body_length(data[8 : 8 + metadata_size])
+            if len(data) < size:
+                return None, size
+            return pa.ipc.read_message(pa.py_buffer(data[:size])), size
+        except (struct.error, ValueError, pa.ArrowException, OSError, EOFError) as error:
+            return self._broken(f"an unreadable message header ({error})"), 0
+
+    def _broken(self, reason: str) -> None:
+        self.state = SegmentState.BROKEN
+        self.problem = f"{reason} at byte {self.offset}"
+
+    def _take(self, message: pa.Message, raw: bytes) -> Stamped | None:
+        if message.type != "record batch":
+            if message.type == "schema":
+                self._check_schema(message)
+            self._prefix += raw
+            return None
+        try:
+            with pa.ipc.open_stream(pa.py_buffer(self._prefix + raw)) as reader:
+                batch, metadata = reader.read_next_batch_with_custom_metadata()
+            return check(self.segment.table, batch, metadata)
+        except CorruptBatchError as error:
+            self.corrupt.append(f"{error} (byte {self.offset} of {self.path.name})")
+        except (pa.ArrowException, OSError, EOFError, StopIteration) as error:
+            self.corrupt.append(f"unreadable batch at byte {self.offset} of {self.path.name}: {error}")
+        return None
+
+    def _check_schema(self, message: pa.Message) -> None:
+        metadata = pa.ipc.read_schema(message).metadata or {}
+        version = metadata.get(_VERSION_KEY, b"?").decode(errors="replace")
+        if not version.isdigit() or int(version) not in SUPPORTED_VERSIONS:
+            raise UnknownSchemaVersionError(
+                f"{self.path} is of schema version {version}; this gradnoise reads {sorted(SUPPORTED_VERSIONS)}: "
+                "upgrade gradnoise"
+            )
+
+
+_MAX_BODY = 1 << 31
+
+
+def _body_length(header: memoryview) -> int:
+    """Return ``Message.bodyLength``, field 3 of the flatbuffer, which Arrow's Python API does not expose.
+
+    Raises:
+        ValueError, struct.error: the header is damaged.
+    """
+    (root,) = struct.unpack_from("<I", header)
+    (to_vtable,) = struct.unpack_from("<i", header, root)
+    vtable = root - to_vtable
+    (vtable_size,) = struct.unpack_from("<H", header, vtable)
+    slot = 4 + 2 * 3
+    if vtable_size < slot + 2:
+        return 0
+    (offset,) = struct.unpack_from("<H", header, vtable + slot)
+    if offset == 0:
+        return 0
+    (length,) = struct.unpack_from("<q", header, root + offset)
+    if not 0 <= length <= _MAX_BODY:
+        raise ValueError(f"body of {length} bytes")
+    return int(length)

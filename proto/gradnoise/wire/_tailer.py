@@ -1,0 +1,89 @@
+"""Following a growing dump, one producer at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradnoise.wire._schemas import Table
+from gradnoise.wire._segment import Segment, SegmentReader, SegmentState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from gradnoise.wire._stamp import Stamped
+
+__all__ = ["Tailer"]
+
+
+class _TableTail:
+    """The read position in one table: the segment being read and the ones before it."""
+
+    def __init__(self, directory: Path, table: Table, producer: str) -> None:
+        self._directory = directory
+        self._table = table
+        self._producer = producer
+        self._number = 0
+        self._reader: SegmentReader | None = None
+        self.problems: list[str] = []
+
+    def poll(self) -> Iterator[Stamped]:
+        while True:
+            if self._reader is None:
+                path = Segment(self._table, self._producer, self._number).find(self._directory)
+                if path is None:
+                    return
+                self._reader = SegmentReader(path)
+            # Looked for before reading: a successor is only begun when this segment has its last batch.
+            successor = Segment(self._table, self._producer, self._number + 1).find(self._directory)
+            yield from self._reader.poll()
+            self.problems += self._reader.corrupt
+            self._reader.corrupt = []
+            if self._reader.state is SegmentState.PENDING and successor is None:
+                return
+            if self._reader.state is not SegmentState.DONE:
+                self.problems.append(f"{self._reader.path.name}: {self._reader.problem or 'never sealed'}")
+            if self._reader.state is SegmentState.BROKEN and successor is None:
+                return
+            self.close()
+            self._number += 1
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+class Tailer:
+    """Yields a producer's batches as they are written, ``windows`` batches never before the draws they close.
+
+    Args:
+        directory: the dump's directory.
+        producer: the producer's id.
+    """
+
+    def __init__(self, directory: Path, producer: str) -> None:
+        self._tails = {table: _TableTail(directory, table, producer) for table in Table}
+
+    def poll(self) -> Iterator[Stamped]:
+        """Yield what has been written since the last call.
+
+        Raises:
+            UnknownSchemaVersionError: a segment is of a version this gradnoise does not read.
+        """
+        # Windows are written after their draws: read first and yielded last, they come after them here too.
+        closing = list(self._tails[Table.WINDOWS].poll())
+        for table, tail in self._tails.items():
+            if table is not Table.WINDOWS:
+                yield from tail.poll()
+        yield from closing
+
+    @property
+    def problems(self) -> list[str]:
+        """What could not be read so far."""
+        return [problem for tail in self._tails.values() for problem in tail.problems]
+
+    def close(self) -> None:
+        """Release the files."""
+        for tail in self._tails.values():
+            tail.close()

@@ -1,0 +1,120 @@
+"""Arrow schemas of what an analysis returns: the columns of ``tail``, ``runs`` and ``fit`` tables.
+
+Every field carries its description as metadata (``field.metadata[b"description"]``).
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+__all__ = ["FIT_SCHEMA", "FORMS", "MODEL_GROUP", "RUNS_SCHEMA", "TAIL_SCHEMA"]
+
+MODEL_GROUP = "*"
+"""The group name of a whole-model row: every group, weighted by its number of parameters."""
+
+FORMS = ("per_parameter", "across_parameter", "standardized")
+
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+def _field(name: str, kind: pa.DataType, text: str, *, null: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=null, metadata={"description": text})
+
+
+def _null(name: str, text: str) -> pa.Field:
+    return _field(name, pa.float64(), text, null=True)
+
+
+TAIL_SCHEMA = pa.schema(
+    [
+        _field(
+            "row", pa.int64(), "row number in the store, rising with every analysed window; resumes a watch"
+        ),
+        _field("run", pa.utf8(), "run id"),
+        _field("producer", pa.utf8(), "id of the process that recorded the window"),
+        _field("window", pa.int64(), "window id, unique within a producer"),
+        _field("kind", pa.utf8(), "burst, probe or microbatch"),
+        _field("first_step", pa.int64(), "first optimiser step of the window"),
+        _field("last_step", pa.int64(), "last optimiser step of the window"),
+        _field("thetas", pa.int64(), "parameter vectors the window spans (1: all draws at one theta)"),
+        _field("group", pa.utf8(), "parameter group (a named parameter tensor); '*' is the whole model"),
+        _field("size", pa.int64(), "parameters in the group: its weight in the whole-model row"),
+        _field("form", pa.utf8(), "per_parameter, across_parameter or standardized"),
+        _field("reference", pa.utf8(), "what the noise is measured against: pair, mean or difference"),
+        _field("draws", pa.int64(), "draws (minibatch gradients) recorded in the window"),
+        _field("coordinates", pa.int64(), "coordinates of the group that were fitted"),
+        _null(
+            "alpha",
+            "stable index, 1 / mean(1 / alpha_hat) over columns (rows for across_parameter, standardized)",
+        ),
+        _null("alpha_se", "its standard error, by delete-a-group jackknife over draws"),
+        _null("alpha_low", "lower end of the 95 % interval"),
+        _null("alpha_high", "upper end of the 95 % interval"),
+        _null("null_alpha", "what exactly Gaussian noise reads in this form at this size"),
+        _null(
+            "alpha_sum4",
+            "alpha of sums of 4 draws: equal to alpha for a stable law, nearer 2 for finite variance",
+        ),
+        _null("null_alpha_sum4", "what Gaussian noise reads there"),
+        _null("alpha_sum16", "alpha of sums of 16 draws"),
+        _null("null_alpha_sum16", "what Gaussian noise reads there"),
+        _null("scale", "median stable scale sigma of one draw's noise (not a standard deviation)"),
+        _null("scale_se", "its standard error"),
+        _null("rejected_share", "share of the tests that reject Gaussian at a false-discovery rate of 5 %"),
+        _field("tested", pa.int64(), "columns or rows tested"),
+        _field("verdict", pa.utf8(), "gaussian, not_gaussian or undecided"),
+        _field("status", pa.utf8(), "ok, or why the row must not be read as it stands"),
+        _field("reason", pa.utf8(), "the status in words; empty for ok"),
+        _field(
+            "zeros",
+            pa.float64(),
+            "share of exact zeros among the noise samples; the laws are fitted to the rest",
+        ),
+        _field("non_finite", pa.int64(), "draws with NaN or infinity, left out"),
+        _field("dropped", pa.int64(), "draws that a full queue or spool lost"),
+        _null(
+            "drift",
+            "standard deviation over the window's draws of the log row scale, beyond what noise explains",
+        ),
+        _null("row_scaled_alpha", "alpha after dividing each draw by its own scale, where draws drift"),
+        _field("warnings", pa.list_(pa.utf8()), "what else the reader must know"),
+        _field("plan", pa.utf8(), "plan of the analysis"),
+        _field("analysed_at", _TIME, "when the window was analysed"),
+    ]
+)
+
+RUNS_SCHEMA = pa.schema(
+    [
+        _field("run", pa.utf8(), "run id"),
+        _field("model", pa.utf8(), "class name of the model"),
+        _field("created", pa.utf8(), "when the run began (ISO 8601)"),
+        _field("groups", pa.int64(), "parameter groups"),
+        _field("parameters", pa.int64(), "parameters in all groups"),
+        _field("producers", pa.int64(), "processes that recorded"),
+        _field("windows", pa.int64(), "windows closed"),
+        _field("analysed", pa.int64(), "windows analysed"),
+        _field("draws", pa.int64(), "draws recorded in closed windows"),
+        _field("bytes", pa.int64(), "bytes stored"),
+        _field("problems", pa.int64(), "gaps, torn or corrupt pieces found"),
+    ]
+)
+
+FIT_SCHEMA = pa.schema(
+    [
+        _field("law", pa.utf8(), "stable (symmetric alpha-stable) or gaussian"),
+        _field("parameter", pa.utf8(), "alpha, scale, location, or for gaussian mean, sd"),
+        _null("value", "maximum-likelihood estimate"),
+        _null("se", "standard error"),
+        _null("low", "lower end of the 95 % interval"),
+        _null("high", "upper end of the 95 % interval"),
+        _field("n", pa.int64(), "values the law was fitted to"),
+        _field("method", pa.utf8(), "how it was estimated"),
+        _null("loglik", "maximised log-likelihood of the law, natural logarithm"),
+        _null("likelihood_ratio", "2 (loglik stable - loglik gaussian)"),
+        _null("p_value", "of the Gaussian law, by the simulated null at this n"),
+        _field("verdict", pa.utf8(), "gaussian, not_gaussian or undecided"),
+        _field("zeros", pa.float64(), "share of exact zeros, left out of the fits"),
+        _field("status", pa.utf8(), "ok, or why the row must not be read as it stands"),
+        _field("warnings", pa.list_(pa.utf8()), "what else the reader must know"),
+    ]
+)
