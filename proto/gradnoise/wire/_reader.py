@@ -91,9 +91,7 @@ class Dump:
             try:
                 for stamped in reader.poll():
                     if stamped.sequence < expected:
-                        self._note(
-                            ProblemKind.DUPLICATE, segment, f"batch {stamped.sequence} again in {path.name}"
-                        )
+                        self._note(ProblemKind.DUPLICATE, segment, f"batch {stamped.sequence} again in {path.name}")
                         continue
                     if stamped.sequence > expected:
                         missing = f"batches {expected} to {stamped.sequence - 1} are missing"
@@ -105,9 +103,7 @@ class Dump:
             for detail in reader.corrupt:
                 self._note(ProblemKind.CORRUPT, segment, detail)
             last = segment is segments[-1]
-            unfinished = (
-                reader.state is SegmentState.PENDING and reader.problem is not None and not (alive and last)
-            )
+            unfinished = reader.state is SegmentState.PENDING and reader.problem is not None and not (alive and last)
             if reader.problem is not None and (unfinished or reader.state is SegmentState.BROKEN):
                 self._note(ProblemKind.TORN, segment, f"{path.name}: {reader.problem}")
 

@@ -36,9 +36,7 @@ def _field(name: str, kind: pa.DataType, text: str, *, null: bool = False) -> pa
     return pa.field(name, kind, nullable=null, metadata={"description": text})
 
 
-_WINDOW = _field(
-    "window", pa.int64(), "window id, unique within a producer: 2 * first step + (1 for a probe)"
-)
+_WINDOW = _field("window", pa.int64(), "window id, unique within a producer: 2 * first step + (1 for a probe)")
 _THETA = _field("theta", pa.int64(), "parameter updates since attach; equal theta means equal parameters")
 _STEP = _field("step", pa.int64(), "optimiser step being taken, from 0")
 
@@ -51,12 +49,8 @@ _SCHEMAS: dict[Table, pa.Schema] = {
             _STEP,
             _field("group", GROUP_TYPE, "parameter group: one named parameter tensor of the model"),
             _field("batch_size", pa.int32(), "examples in the minibatch; null where unknown", null=True),
-            _field(
-                "values", _VALUES, "unscaled, unclipped minibatch gradient at the group's sampled coordinates"
-            ),
-            _field(
-                "norm2", pa.float64(), "squared norm of the group's whole gradient, if measured", null=True
-            ),
+            _field("values", _VALUES, "unscaled, unclipped minibatch gradient at the group's sampled coordinates"),
+            _field("norm2", pa.float64(), "squared norm of the group's whole gradient, if measured", null=True),
         ]
     ),
     Table.REFERENCE: pa.schema(
@@ -67,12 +61,8 @@ _SCHEMAS: dict[Table, pa.Schema] = {
             _field("kind", pa.utf8(), "full (a pass over the data) or mean (of the window's draws)"),
             _field("values", _VALUES, "the reference gradient at the group's sampled coordinates"),
             _field("norm2", pa.float64(), "squared norm of the group's whole reference gradient", null=True),
-            _field(
-                "dataset_size", pa.int64(), "examples behind the reference; null where unknown", null=True
-            ),
-            _field(
-                "replacement", pa.bool_(), "minibatches drawn with replacement; null if unknown", null=True
-            ),
+            _field("dataset_size", pa.int64(), "examples behind the reference; null where unknown", null=True),
+            _field("replacement", pa.bool_(), "minibatches drawn with replacement; null if unknown", null=True),
         ]
     ),
     Table.STEPS: pa.schema(

@@ -248,13 +248,15 @@ class SegmentReader:
             return None, 8
         if data[:4] != _CONTINUATION:
             # A zero-filled tail, as a power failure leaves it, would read as a clean end.
-            return self._broken("no message begins here (a torn or zero-filled tail)"), 0
+            self._broken("no message begins here (a torn or zero-filled tail)")
+            return None, 0
         metadata_size = int.from_bytes(data[4:8], "little", signed=True)
         if metadata_size == 0:
             self.state = SegmentState.DONE
             return None, 0
         if metadata_size < 0 or metadata_size > _READ:
-            return self._broken(f"a message header of {metadata_size} bytes"), 0
+            self._broken(f"a message header of {metadata_size} bytes")
+            return None, 0
         if len(data) < 8 + metadata_size:
             return None, 8 + metadata_size
         try:
@@ -263,7 +265,8 @@ class SegmentReader:
                 return None, size
             return pa.ipc.read_message(pa.py_buffer(data[:size])), size
         except (struct.error, ValueError, pa.ArrowException, OSError, EOFError) as error:
-            return self._broken(f"an unreadable message header ({error})"), 0
+            self._broken(f"an unreadable message header ({error})")
+            return None, 0
 
     def _broken(self, reason: str) -> None:
         self.state = SegmentState.BROKEN

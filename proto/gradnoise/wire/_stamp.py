@@ -69,11 +69,7 @@ def _array_crc(array: pa.Array, crc: int) -> int:
         offsets = _buffer(array, 1, array.offset * 4, (len(array) + 1) * 4).cast("i") if len(array) else [0]
         first, last = offsets[0], offsets[-1]
         # Offsets relative to the first: a slice and its copy are the same content.
-        lengths = (
-            pa.array(offsets, pa.int32())
-            if first == 0
-            else pa.array([n - first for n in offsets], pa.int32())
-        )
+        lengths = pa.array(offsets, pa.int32()) if first == 0 else pa.array([n - first for n in offsets], pa.int32())
         crc = zlib.crc32(memoryview(lengths.buffers()[1])[: 4 * len(lengths)], crc)
         if pa.types.is_string(kind):
             return zlib.crc32(_buffer(array, 2, first, last - first), crc)
@@ -156,13 +152,9 @@ def unpack(table: Table, payload: bytes) -> Stamped:
             except StopIteration:
                 pass
             else:
-                raise CorruptBatchError(
-                    f"payload for table {table.value!r} holds more than one batch: send one each"
-                )
+                raise CorruptBatchError(f"payload for table {table.value!r} holds more than one batch: send one each")
     except StopIteration as error:
         raise CorruptBatchError(f"payload for table {table.value!r} holds no batch") from error
     except (pa.ArrowException, OSError, EOFError) as error:
-        raise CorruptBatchError(
-            f"payload for table {table.value!r} is not an Arrow IPC stream: {error}"
-        ) from error
+        raise CorruptBatchError(f"payload for table {table.value!r} is not an Arrow IPC stream: {error}") from error
     return check(table, batch, metadata)

@@ -27,9 +27,7 @@ def _null(name: str, text: str) -> pa.Field:
 
 TAIL_SCHEMA = pa.schema(
     [
-        _field(
-            "row", pa.int64(), "row number in the store, rising with every analysed window; resumes a watch"
-        ),
+        _field("row", pa.int64(), "row number in the store, rising with every analysed window; resumes a watch"),
         _field("run", pa.utf8(), "run id"),
         _field("producer", pa.utf8(), "id of the process that recorded the window"),
         _field("window", pa.int64(), "window id, unique within a producer"),
