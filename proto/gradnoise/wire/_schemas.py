@@ -98,6 +98,7 @@ _SCHEMAS: dict[Table, pa.Schema] = {
             _field("last_theta", pa.int64(), "theta of the last draw"),
             _field("declared", pa.int32(), "draws the plan asked for"),
             _field("recorded", pa.int32(), "draws written to the draws table"),
+            _field("rows", pa.int64(), "rows of the draws table that belong to the window (draws x groups)"),
             _field("non_finite", pa.int32(), "recorded draws that hold NaN or infinity"),
             _field("dropped", pa.int32(), "draws lost to a full queue"),
         ]

@@ -99,7 +99,8 @@ def check(table: Table, batch: pa.RecordBatch, metadata: pa.KeyValueMetadata | N
     expected = schema(table)
     if not batch.schema.equals(expected, check_metadata=False):
         raise CorruptBatchError(
-            f"batch of table {table.value!r} has schema {batch.schema.names}: expected {expected.names} with their types"
+            f"batch of table {table.value!r} has schema {batch.schema.names}: "
+            f"expected {expected.names} with their types"
         )
     try:
         batch.validate(full=True)
@@ -144,7 +145,8 @@ def unpack(table: Table, payload: bytes) -> Stamped:
             # The schema is held against the allowed one before any batch is decoded.
             if not reader.schema.equals(schema(table), check_metadata=False):
                 raise CorruptBatchError(
-                    f"payload for table {table.value!r} has schema {reader.schema.names}: expected {schema(table).names}"
+                    f"payload for table {table.value!r} has schema {reader.schema.names}: "
+                    f"expected {schema(table).names}"
                 )
             batch, metadata = reader.read_next_batch_with_custom_metadata()
             try:
