@@ -29,6 +29,8 @@ __all__ = ["Segment", "SegmentReader", "SegmentState", "SegmentWriter"]
 _NAME = re.compile(r"([a-z]+)-([0-9a-f]{32})-(\d{6,})\.(open|arrow)")
 _TABLES = frozenset(table.value for table in Table)
 _STREAM_START = 8  # the file layout begins with "ARROW1" and two zero bytes
+_MAGIC = b"ARROW1"
+_FOOTER_END = 4 + len(_MAGIC)  # the footer's length and the magic end a sealed file
 _CONTINUATION = b"\xff\xff\xff\xff"
 _READ = 16 << 20
 _VERSION_KEY = b"gradnoise.schema_version"
@@ -204,7 +206,7 @@ class SegmentReader:
         self.corrupt: list[str] = []
         self.offset = _STREAM_START
         self._prefix = b""  # schema and dictionary messages: what decoding a batch needs
-        self._has_schema = False
+        self._in_batches = False
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -236,11 +238,14 @@ class SegmentReader:
                     continue
                 return
             raw = chunk[position : position + size]
-            stamped = self._take(message, raw)
+            if message.type == "record batch":
+                stamped = self._decode(raw)
+                if stamped is not None:
+                    yield stamped
+            elif not self._take_header(message, raw):
+                return
             position += size
             self.offset += size
-            if stamped is not None:
-                yield stamped
 
     def _message(self, data: memoryview) -> tuple[pa.Message | None, int]:
         """Return the message at the front of ``data`` and its size, or (None, bytes needed)."""
@@ -252,7 +257,7 @@ class SegmentReader:
             return None, 0
         metadata_size = int.from_bytes(data[4:8], "little", signed=True)
         if metadata_size == 0:
-            self.state = SegmentState.DONE
+            self._end()
             return None, 0
         if metadata_size < 0 or metadata_size > _READ:
             self._broken(f"a message header of {metadata_size} bytes")
@@ -268,34 +273,56 @@ class SegmentReader:
             self._broken(f"an unreadable message header ({error})")
             return None, 0
 
+    def _end(self) -> None:
+        """Believe an end-of-stream mark only where the footer follows it, or is about to."""
+        size = os.fstat(self._fd).st_size
+        tail = os.pread(self._fd, _FOOTER_END, size - _FOOTER_END)
+        footer = size - _FOOTER_END - (self.offset + 8)
+        if tail[4:] == _MAGIC and int.from_bytes(tail[:4], "little") == footer:
+            self.state = SegmentState.DONE
+        elif self.path.suffix == ".open":
+            self.problem = f"the footer behind byte {self.offset} is incomplete"
+        else:
+            self._broken("an end-of-stream mark without a footer")
+
     def _broken(self, reason: str) -> None:
         self.state = SegmentState.BROKEN
         self.problem = f"{reason} at byte {self.offset}"
 
-    def _take(self, message: pa.Message, raw: bytes) -> Stamped | None:
-        if message.type != "record batch":
-            if message.type == "schema":
-                self._check_schema(message)
-            self._prefix += raw
-            return None
+    def _decode(self, raw: bytes) -> Stamped | None:
+        self._in_batches = True
         try:
             with pa.ipc.open_stream(pa.py_buffer(self._prefix + raw)) as reader:
                 batch, metadata = reader.read_next_batch_with_custom_metadata()
             return check(self.segment.table, batch, metadata)
         except CorruptBatchError as error:
             self.corrupt.append(f"{error} (byte {self.offset} of {self.path.name})")
-        except (pa.ArrowException, OSError, EOFError, StopIteration) as error:
+        except (pa.ArrowException, OSError, ValueError, EOFError, StopIteration) as error:
             self.corrupt.append(f"unreadable batch at byte {self.offset} of {self.path.name}: {error}")
         return None
 
-    def _check_schema(self, message: pa.Message) -> None:
-        metadata = pa.ipc.read_schema(message).metadata or {}
+    def _take_header(self, message: pa.Message, raw: bytes) -> bool:
+        """Take the schema, or a dictionary before the first batch; anything else is damage."""
+        expected = "dictionary" if self._prefix else "schema"
+        if message.type != expected or self._in_batches:
+            self.corrupt.append(f"unexpected {message.type} message at byte {self.offset} of {self.path.name}")
+        elif expected == "dictionary" or self._check_schema(message):
+            self._prefix += raw
+        return self.state is SegmentState.PENDING
+
+    def _check_schema(self, message: pa.Message) -> bool:
+        try:
+            metadata = pa.ipc.read_schema(message).metadata or {}
+        except (pa.ArrowException, OSError, ValueError) as error:
+            self._broken(f"an unreadable schema ({error})")
+            return False
         version = metadata.get(_VERSION_KEY, b"?").decode(errors="replace")
         if not version.isdigit() or int(version) not in SUPPORTED_VERSIONS:
             raise UnknownSchemaVersionError(
                 f"{self.path} is of schema version {version}; this gradnoise reads {sorted(SUPPORTED_VERSIONS)}: "
                 "upgrade gradnoise"
             )
+        return True
 
 
 _MAX_BODY = 1 << 31

@@ -99,15 +99,14 @@ def check(table: Table, batch: pa.RecordBatch, metadata: pa.KeyValueMetadata | N
     expected = schema(table)
     if not batch.schema.equals(expected, check_metadata=False):
         raise CorruptBatchError(
-            f"batch of table {table.value!r} has schema {batch.schema.names}: "
-            f"expected {expected.names} with their types"
+            f"batch of table {table.value!r} has another schema: expected {expected.names} with their types"
         )
     try:
         batch.validate(full=True)
         for index, kind in enumerate(expected.types):
             if pa.types.is_dictionary(kind):
                 batch.column(index).dictionary.validate(full=True)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, ValueError) as error:
         raise CorruptBatchError(f"batch of table {table.value!r} is not valid Arrow data: {error}") from error
     try:
         stamp = dict(metadata) if metadata is not None else {}
@@ -145,8 +144,7 @@ def unpack(table: Table, payload: bytes) -> Stamped:
             # The schema is held against the allowed one before any batch is decoded.
             if not reader.schema.equals(schema(table), check_metadata=False):
                 raise CorruptBatchError(
-                    f"payload for table {table.value!r} has schema {reader.schema.names}: "
-                    f"expected {schema(table).names}"
+                    f"payload for table {table.value!r} has another schema: expected {schema(table).names}"
                 )
             batch, metadata = reader.read_next_batch_with_custom_metadata()
             try:
@@ -157,6 +155,6 @@ def unpack(table: Table, payload: bytes) -> Stamped:
                 raise CorruptBatchError(f"payload for table {table.value!r} holds more than one batch: send one each")
     except StopIteration as error:
         raise CorruptBatchError(f"payload for table {table.value!r} holds no batch") from error
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, ValueError, EOFError) as error:
         raise CorruptBatchError(f"payload for table {table.value!r} is not an Arrow IPC stream: {error}") from error
     return check(table, batch, metadata)

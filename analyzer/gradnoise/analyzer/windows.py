@@ -1,0 +1,164 @@
+"""From stored batches to windows: the arrays an analysis works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradnoise.wire import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from gradnoise.wire import Dump, RunInfo
+
+__all__ = ["GroupDraws", "Window", "assemble", "read_windows"]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupDraws:
+    """The draws of one parameter group in one window, in the order in which they were taken.
+
+    Attributes:
+        name: the group.
+        size: parameters in the whole group (its weight).
+        values: float32, draws x coordinates: minibatch gradients at the sampled coordinates.
+        theta: int64, one a draw: the parameter-update count at which it was taken.
+        draw: int32, one a draw: its index within the window; equal across groups for the same minibatch.
+    """
+
+    name: str
+    size: int
+    values: NDArray[np.float32]
+    theta: NDArray[np.int64]
+    draw: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One closed window of one producer, whole-model.
+
+    Attributes:
+        run, producer, id: where it comes from.
+        kind: burst, probe or microbatch.
+        first_step, last_step, first_theta, last_theta: what it spans.
+        declared, recorded: draws planned, and draws the producer wrote.
+        dropped: draws the producer lost to a full queue.
+        missing: share-free count of rows (draws x groups) that the producer wrote and the store does not hold.
+        groups: the draws, in the run's group order; a group without any draw has 0 rows.
+    """
+
+    run: str
+    producer: str
+    id: int
+    kind: str
+    first_step: int
+    last_step: int
+    first_theta: int
+    last_theta: int
+    declared: int
+    recorded: int
+    dropped: int
+    missing: int
+    groups: tuple[GroupDraws, ...]
+
+
+class _Builder:
+    """Collects a window's rows from batches until it is asked for the window."""
+
+    def __init__(self, info: RunInfo) -> None:
+        self._info = info
+        self._parts: dict[str, list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]] = {}
+        self.rows = 0
+
+    def add(self, batch: pa.RecordBatch, selected: NDArray[np.bool_]) -> None:
+        group = batch.column("group")
+        codes = group.indices.to_numpy()
+        names = group.dictionary.to_pylist()
+        values = batch.column("values")
+        offsets = values.offsets.to_numpy()
+        flat = values.values.to_numpy()
+        theta = batch.column("theta").to_numpy()
+        draw = batch.column("draw").to_numpy()
+        for code in np.unique(codes[selected]):
+            rows = np.flatnonzero(selected & (codes == code))
+            width = len(self._info.group(names[code]).indices)
+            rows = rows[offsets[rows + 1] - offsets[rows] == width]  # another length is another run's row
+            matrix = flat[offsets[rows][:, None] + np.arange(width)]
+            self._parts.setdefault(names[code], []).append((matrix, theta[rows], draw[rows]))
+            self.rows += len(rows)
+
+    def build(self, producer: str, closing: Mapping[str, Any]) -> Window:
+        groups = []
+        for group in self._info.groups:
+            parts = self._parts.get(group.name)
+            if parts is None:
+                width = len(group.indices)
+                parts = [(np.empty((0, width), np.float32), np.empty(0, np.int64), np.empty(0, np.int32))]
+            matrix, theta, draw = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            order = np.argsort(draw, kind="stable")
+            if np.any(order[1:] < order[:-1]):
+                matrix, theta, draw = matrix[order], theta[order], draw[order]
+            groups.append(GroupDraws(group.name, group.size, matrix, theta, draw))
+        fields = ("first_step", "last_step", "first_theta", "last_theta", "declared", "recorded", "dropped")
+        return Window(
+            run=self._info.run,
+            producer=producer,
+            id=int(closing["window"]),
+            kind=str(closing["kind"]),
+            missing=int(closing["rows"]) - self.rows,
+            groups=tuple(groups),
+            **{name: int(closing[name]) for name in fields},
+        )
+
+
+def assemble(info: RunInfo, producer: str, closing: Mapping[str, Any], batches: Iterable[pa.RecordBatch]) -> Window:
+    """Build one window from its row of the ``windows`` table and the ``draws`` batches that hold it.
+
+    Args:
+        info: the run.
+        producer: the producer of both.
+        closing: the window's row, by column name.
+        batches: batches of the ``draws`` table, in sequence; rows of other windows are passed over.
+    """
+    builder = _Builder(info)
+    for batch in batches:
+        selected = batch.column("window").to_numpy() == closing["window"]
+        if selected.any():
+            builder.add(batch, selected)
+    return builder.build(producer, closing)
+
+
+def read_windows(dump: Dump, producer: str | None = None) -> Iterator[Window]:
+    """Yield the closed windows of a stored dump as they become whole, holding only unfinished ones in memory.
+
+    Windows that lack rows (gaps, torn segments) come last, with ``missing`` saying how many. ``dump.problems`` says
+    what could not be read.
+
+    Args:
+        dump: the dump.
+        producer: only this producer's windows.
+    """
+    for name in [producer] if producer is not None else dump.producers():
+        closing = {
+            int(row["window"]): row
+            for stamped in dump.batches(Table.WINDOWS, name)
+            for row in stamped.batch.to_pylist()
+        }
+        builders: dict[int, _Builder] = {}
+        for stamped in dump.batches(Table.DRAWS, name):
+            window = stamped.batch.column("window").to_numpy()
+            for number in np.unique(window).tolist():
+                if number not in closing:
+                    continue  # never closed: the job ended within it
+                builder = builders.setdefault(number, _Builder(dump.info))
+                builder.add(stamped.batch, window == number)
+                if builder.rows >= closing[number]["rows"]:
+                    yield builders.pop(number).build(name, closing.pop(number))
+        for number, row in closing.items():
+            yield builders.pop(number, _Builder(dump.info)).build(name, row)
