@@ -16,7 +16,7 @@ from gradnoise.wire._reader import Dump, Problem, ProblemKind
 from gradnoise.wire._recovery import Recovery, recover
 from gradnoise.wire._run import Group, RunInfo, check_run_id
 from gradnoise.wire._schemas import GROUP_TYPE, SCHEMA_VERSION, SUPPORTED_VERSIONS, Table, schema
-from gradnoise.wire._segment import Segment
+from gradnoise.wire._segment import Place, Segment
 from gradnoise.wire._stamp import Stamped, pack, unpack
 from gradnoise.wire._tailer import Tailer
 from gradnoise.wire._writer import DumpWriter, TableLog, create_dump, producer_is_alive
@@ -30,6 +30,7 @@ __all__ = [
     "DumpWriter",
     "Group",
     "NotADumpError",
+    "Place",
     "Problem",
     "ProblemKind",
     "Recovery",

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from gradnoise.wire._errors import NotADumpError
 from gradnoise.wire._run import RunInfo
 from gradnoise.wire._schemas import Table
-from gradnoise.wire._segment import Segment, SegmentReader, SegmentState
+from gradnoise.wire._segment import Place, Segment, SegmentReader, SegmentState
 from gradnoise.wire._writer import RUN_FILE, producer_is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from gradnoise.wire._stamp import Stamped
 
@@ -74,22 +74,55 @@ class Dump:
         """Return the ids of the producers that have written anything."""
         return sorted({segment.producer for segment in segments_of(self.path)})
 
+    def segments(self, table: Table, producer: str) -> list[Segment]:
+        """Return the producer's segments of a table, in order."""
+        return [s for s in segments_of(self.path) if s.table is table and s.producer == producer]
+
     def batches(self, table: Table, producer: str) -> Iterator[Stamped]:
         """Yield the producer's batches of a table in sequence, each checked against its CRC.
 
         Raises:
             UnknownSchemaVersionError: a segment is of a version this gradnoise does not read.
         """
+        for _, stamped in self.placed(table, producer):
+            yield stamped
+
+    def read(self, places: Iterable[Place]) -> Iterator[Stamped]:
+        """Yield the batches that lie at ``places``, each checked against its CRC; damaged ones are passed over.
+
+        Raises:
+            FileNotFoundError: a segment is gone.
+        """
+        for place in places:
+            path = place.segment.find(self.path)
+            if path is None:
+                raise FileNotFoundError(f"{place.segment.path(self.path, sealed=True)} is gone from the dump")
+            reader = SegmentReader(path)
+            try:
+                reader.seek(place.begin)
+                yield from reader.poll(place.end)
+            finally:
+                reader.close()
+
+    def placed(self, table: Table, producer: str) -> Iterator[tuple[Place, Stamped]]:
+        """Yield what :meth:`batches` yields, each with the place that :meth:`read` takes.
+
+        Raises:
+            UnknownSchemaVersionError: a segment is of a version this gradnoise does not read.
+        """
         expected = 0
-        segments = [s for s in segments_of(self.path) if s.table is table and s.producer == producer]
+        segments = self.segments(table, producer)
         alive = producer_is_alive(self.path, producer)
         for segment in segments:
             path = segment.find(self.path)
             if path is None:
                 continue
             reader = SegmentReader(path)
+            begin = reader.offset
             try:
                 for stamped in reader.poll():
+                    place = Place(segment, begin, reader.offset)
+                    begin = reader.offset
                     if stamped.sequence < expected:
                         self._note(ProblemKind.DUPLICATE, segment, f"batch {stamped.sequence} again in {path.name}")
                         continue
@@ -97,7 +130,7 @@ class Dump:
                         missing = f"batches {expected} to {stamped.sequence - 1} are missing"
                         self._note(ProblemKind.GAP, segment, missing)
                     expected = stamped.sequence + 1
-                    yield stamped
+                    yield place, stamped
             finally:
                 reader.close()
             for detail in reader.corrupt:

@@ -24,7 +24,7 @@ from gradnoise.wire._stamp import Stamped, check
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Segment", "SegmentReader", "SegmentState", "SegmentWriter"]
+__all__ = ["Place", "Segment", "SegmentReader", "SegmentState", "SegmentWriter"]
 
 _NAME = re.compile(r"([a-z]+)-([0-9a-f]{32})-(\d{6,})\.(open|arrow)")
 _TABLES = frozenset(table.value for table in Table)
@@ -63,6 +63,15 @@ class Segment:
         if match is None or match[1] not in _TABLES:
             return None
         return cls(Table(match[1]), match[2], int(match[3]))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a batch, or a run of neighbouring batches, lies: bytes ``begin`` to ``end`` of a segment."""
+
+    segment: Segment
+    begin: int
+    end: int
 
 
 class _Sink:
@@ -126,8 +135,8 @@ class SegmentWriter:
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._sink = _Sink(self._fd)
         self._file = pa.PythonFile(self._sink, mode="w")
+        # Arrow writes the schema together with the first batch.
         self._writer = pa.ipc.new_file(self._file, self._schema)
-        self._sink.commit()
         self._dictionaries: list[pa.Array] | None = None
 
     @property
@@ -141,14 +150,16 @@ class SegmentWriter:
             old.equals(new) for old, new in zip(self._dictionaries, _dictionaries(batch), strict=True)
         )
 
-    def append(self, stamped: Stamped) -> int:
-        """Write one batch; return the segment's size in bytes after it."""
+    def append(self, stamped: Stamped) -> Place:
+        """Write one batch; return where it lies."""
+        # What decoding needs (schema, dictionaries) belongs to the first batch's place.
+        begin = _STREAM_START if self._dictionaries is None else self._sink.size
         batch = stamped.batch.replace_schema_metadata(self._schema.metadata)
         self._writer.write_batch(batch, custom_metadata=stamped.custom_metadata())
         self._sink.commit()
         if self._dictionaries is None:
             self._dictionaries = _dictionaries(batch)
-        return self._sink.size
+        return Place(self.segment, begin, self._sink.size)
 
     def sync(self) -> None:
         """Force what was written to the disk (fdatasync); an :class:`OSError` must not be retried."""
@@ -165,8 +176,10 @@ class SegmentWriter:
         return sealed
 
     def abandon(self) -> None:
-        """Close the file as it is, unsealed, as a crash would leave it."""
+        """Close the file as it is, unsealed, as a crash would leave it; remove it where nothing was written."""
         os.close(self._fd)
+        if self._sink.size == 0:
+            self._path.unlink(missing_ok=True)
 
 
 def _dictionaries(batch: pa.RecordBatch) -> list[pa.Array]:
@@ -215,8 +228,18 @@ class SegmentReader:
             os.close(self._fd)
             self._fd = -1
 
-    def poll(self) -> Iterator[Stamped]:
-        """Yield every whole, valid batch from the current offset on.
+    def seek(self, offset: int) -> None:
+        """Go to where a message begins, as :attr:`offset` or a :class:`Place` told it earlier."""
+        if offset != _STREAM_START and not self._in_batches:
+            next(self.poll(), None)  # reads the schema and the dictionaries
+        self.state = SegmentState.PENDING
+        self.offset = offset
+        if offset == _STREAM_START:
+            self._prefix = b""
+            self._in_batches = False
+
+    def poll(self, end: int | None = None) -> Iterator[Stamped]:
+        """Yield every whole, valid batch from the current offset on, up to byte ``end`` where it is given.
 
         Raises:
             UnknownSchemaVersionError: the segment is of a version this gradnoise does not read.
@@ -226,26 +249,29 @@ class SegmentReader:
         self.problem = None
         chunk = os.pread(self._fd, _READ, self.offset)
         position = 0
-        while True:
+        while end is None or self.offset < end:
             message, size = self._message(memoryview(chunk)[position:])
             if message is None:
                 if size > len(chunk) - position:  # a message that goes on behind the chunk
                     chunk = os.pread(self._fd, max(_READ, size), self.offset)
                     position = 0
+                    if not chunk and self._in_batches:
+                        return
                     if len(chunk) < size:
                         self.problem = f"{len(chunk)} bytes of an incomplete message at byte {self.offset}"
                         return
                     continue
                 return
             raw = chunk[position : position + size]
+            stamped = None
             if message.type == "record batch":
                 stamped = self._decode(raw)
-                if stamped is not None:
-                    yield stamped
             elif not self._take_header(message, raw):
                 return
             position += size
             self.offset += size
+            if stamped is not None:
+                yield stamped
 
     def _message(self, data: memoryview) -> tuple[pa.Message | None, int]:
         """Return the message at the front of ``data`` and its size, or (None, bytes needed)."""

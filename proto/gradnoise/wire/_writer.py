@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gradnoise.wire._errors import RunExistsError, WireError
 from gradnoise.wire._run import RunInfo
 from gradnoise.wire._schemas import Table
-from gradnoise.wire._segment import Segment, SegmentWriter
+from gradnoise.wire._segment import Place, Segment, SegmentWriter
 from gradnoise.wire._stamp import Stamped
 
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ class TableLog:
         self._segment_bytes = segment_bytes
         self._writer: SegmentWriter | None = None
 
-    def append(self, stamped: Stamped) -> Segment:
-        """Write one batch and return the segment it went to.
+    def append(self, stamped: Stamped) -> Place:
+        """Write one batch and return where it lies.
 
         Raises:
-            OSError: nothing of the batch was kept.
+            OSError: nothing of the batch was kept; the next one begins another segment.
         """
         writer = self._writer
         if writer is not None and (writer.size >= self._segment_bytes or not writer.accepts(stamped.batch)):
@@ -96,8 +96,11 @@ class TableLog:
             writer = SegmentWriter(self._directory, segment, self._run)
             self._next_segment += 1
             self._writer = writer
-        writer.append(stamped)
-        return writer.segment
+        try:
+            return writer.append(stamped)
+        except OSError:
+            self.abandon()
+            raise
 
     def sync(self) -> None:
         """Force the open segment to disk."""

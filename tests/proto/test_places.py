@@ -1,0 +1,72 @@
+"""Reading single batches back from where they were written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gradnoise.wire import Dump, DumpWriter, Stamped, Table, TableLog, create_dump
+
+from .dumps import INFO, draws_batch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PRODUCER = "0" * 32
+
+
+def test_every_batch_reads_back_from_its_place_open_and_sealed(tmp_path: Path) -> None:
+    create_dump(tmp_path, INFO)
+    log = TableLog(tmp_path, Table.DRAWS, PRODUCER, INFO.run, segment_bytes=3000)
+    stamped = [Stamped.of(Table.DRAWS, index, draws_batch([index])) for index in range(20)]
+    places = [log.append(one) for one in stamped]
+    dump = Dump(tmp_path)
+    assert len({place.segment for place in places}) > 2
+    for _ in range(2):
+        for one, place in zip(stamped, places, strict=True):
+            (back,) = dump.read([place])
+            assert (back.sequence, back.crc32) == (one.sequence, one.crc32)
+        assert [place for place, _ in dump.placed(Table.DRAWS, PRODUCER)] == places
+        log.seal()
+
+
+def test_places_survive_a_corrupt_neighbour(tmp_path: Path) -> None:
+    writer = DumpWriter(tmp_path, INFO)
+    for index in range(3):
+        writer.append(Table.DRAWS, draws_batch([index]))
+    writer.close()
+    places = [place for place, _ in Dump(tmp_path).placed(Table.DRAWS, writer.producer)]
+    path = places[0].segment.path(tmp_path, sealed=True)
+    content = bytearray(path.read_bytes())
+    content[places[1].begin - 40] ^= 0xFF
+    path.write_bytes(content)
+    dump = Dump(tmp_path)
+    assert [one.sequence for one in dump.read(places)] == [1, 2]
+    with pytest.raises(FileNotFoundError, match="gone from the dump"):
+        path.unlink() or list(dump.read(places[:1]))
+
+
+def test_a_full_disk_leaves_the_log_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_dump(tmp_path, INFO)
+    log = TableLog(tmp_path, Table.DRAWS, PRODUCER, INFO.run)
+    batches = [Stamped.of(Table.DRAWS, index, draws_batch([index])) for index in range(3)]
+
+    def full(fd: int, data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "write", full)
+        log.append(batches[0])
+    log.append(batches[0])
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "write", full)
+        log.append(batches[1])
+    log.append(batches[1])
+    log.append(batches[2])
+    log.seal()
+    dump = Dump(tmp_path)
+    assert [one.sequence for one in dump.batches(Table.DRAWS, PRODUCER)] == [0, 1, 2]
+    assert dump.problems == []
