@@ -1,0 +1,140 @@
+"""The one shape of an estimate, the enums of states and verdicts, and the errors of this package."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+MIN_VALUES = 30
+"""Fewest non-zero values any fit accepts: below it a four-figure interval would be decoration."""
+Z95 = 1.959963984540054
+"""97.5 % point of the standard normal law: half width of a 95 % interval in standard errors."""
+
+
+class Status(enum.StrEnum):
+    """What became of a computation. Everything but ``ok`` and ``at_boundary`` means: there is no value."""
+
+    OK = "ok"
+    """A value with an interval inside the parameter space."""
+    AT_BOUNDARY = "at_boundary"
+    """A value on the edge of what is allowed: α̂ = 2, the normal reading of Gaussian data, or α̂ = 0.5, the table's end."""
+    TOO_FEW_DRAWS = "too_few_draws"
+    """Fewer draws (rows) than the form needs."""
+    TOO_FEW_VALUES = "too_few_values"
+    """Fewer non-zero values (or coordinates) than a fit needs."""
+    ALL_ZERO = "all_zero"
+    """Every value is exactly 0."""
+    DEGENERATE = "degenerate"
+    """The values carry no law: constant, or coordinates bound by an exact linear relation."""
+    NON_FINITE = "non_finite"
+    """NaN or infinity among the values."""
+    NOT_STATIONARY = "not_stationary"
+    """The scale drifts over the window by more than the stated limit; set by whoever knows the order of the draws."""
+    NO_CONVERGENCE = "no_convergence"
+    """The iteration stopped without meeting its tolerance."""
+
+
+class Verdict(enum.StrEnum):
+    """What the evidence says about the Gaussian law. (The rivals that would be needed to say `stable` come later.)"""
+
+    GAUSSIAN = "gaussian"
+    NOT_GAUSSIAN = "not_gaussian"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its uncertainty.
+
+    Every number is a float, or a float64 array over columns where the estimate is of many columns at once. What could not be
+    computed is NaN, and then the result that holds the estimate has a status and a reason.
+    """
+
+    value: Any
+    se: Any
+    """Standard error, in units of ``value``."""
+    low: Any
+    high: Any
+    """Ends of the 95 % interval."""
+    n: Any
+    """Number of values (sum of weights, number of resampled groups ...) that the value rests on."""
+    method: str
+    """How value and interval were made, in a few words."""
+    reference: str = ""
+    """Published source, by author, year and equation."""
+    warnings: tuple[str, ...] = ()
+
+
+class StatsError(ValueError):
+    """Input that no result can be made of. ``status`` says the same in one word."""
+
+    status: Status = Status.DEGENERATE
+
+
+class InvalidInput(StatsError):
+    """Values of the wrong kind, shape or range (text, three dimensions, a negative weight, α outside [0.5, 2])."""
+
+
+class TooFewValues(StatsError):
+    """Fewer values than the estimator's minimum."""
+
+    status = Status.TOO_FEW_VALUES
+
+
+class NonFiniteValues(StatsError):
+    """NaN or infinity among the values."""
+
+    status = Status.NON_FINITE
+
+
+class DegenerateValues(StatsError):
+    """Values without a law: constant or all zero."""
+
+
+class AllZero(DegenerateValues):
+    """Every value is exactly 0."""
+
+    status = Status.ALL_ZERO
+
+
+class NoConvergence(StatsError):
+    """An iteration did not meet its tolerance."""
+
+    status = Status.NO_CONVERGENCE
+
+
+def as_real(values: object, name: str, dimensions: int) -> np.ndarray[Any, np.dtype[Any]]:
+    """``values`` as a real array of ``dimensions`` dimensions: float32 and float64 kept, other numbers made float64.
+
+    Raises ``InvalidInput`` naming the argument for text, objects, complex numbers and wrong dimensions.
+    """
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name}: expected numbers in {dimensions} dimension(s), got something numpy cannot read: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise InvalidInput(
+            f"{name}: expected real numbers, got an array of dtype {array.dtype}; convert it to float64 or float32 first"
+        )
+    if array.ndim != dimensions:
+        raise InvalidInput(f"{name}: expected {dimensions} dimension(s), got shape {array.shape}")
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float64)
+    return array
+
+
+def as_weights(weights: object, n: int, name: str = "weights") -> Floats:
+    """Frequency weights as float64 of length ``n``; empty for ``None`` (all ones). Raises ``InvalidInput``."""
+    if weights is None:
+        return np.empty(0)
+    array = as_real(weights, name, 1).astype(np.float64)
+    if array.size != n:
+        raise InvalidInput(f"{name}: expected one weight a value, {n}, got {array.size}")
+    if not np.isfinite(array).all() or (array < 0).any():
+        raise InvalidInput(f"{name}: expected finite, non-negative frequency weights; drop or mend the others first")
+    return array
