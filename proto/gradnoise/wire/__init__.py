@@ -9,6 +9,7 @@ from gradnoise.wire._errors import (
     CorruptBatchError,
     NotADumpError,
     RunExistsError,
+    SyncError,
     UnknownSchemaVersionError,
     WireError,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "RunInfo",
     "Segment",
     "Stamped",
+    "SyncError",
     "Table",
     "TableLog",
     "Tailer",

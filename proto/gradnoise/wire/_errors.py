@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["CorruptBatchError", "NotADumpError", "RunExistsError", "UnknownSchemaVersionError", "WireError"]
+__all__ = [
+    "CorruptBatchError",
+    "NotADumpError",
+    "RunExistsError",
+    "SyncError",
+    "UnknownSchemaVersionError",
+    "WireError",
+]
 
 
 class WireError(Exception):
@@ -23,3 +30,7 @@ class RunExistsError(WireError):
 
 class CorruptBatchError(WireError):
     """A record batch that is not what its sequence number and CRC32 say, or not of its table's schema."""
+
+
+class SyncError(WireError, OSError):
+    """Bytes could not be forced to disk: what it holds is unknown, and another attempt would lie about it."""

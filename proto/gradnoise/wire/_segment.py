@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from gradnoise.wire._errors import CorruptBatchError, UnknownSchemaVersionError
+from gradnoise.wire._errors import CorruptBatchError, SyncError, UnknownSchemaVersionError
 from gradnoise.wire._schemas import SCHEMA_VERSION, SUPPORTED_VERSIONS, Table, schema
 from gradnoise.wire._stamp import Stamped, check
 
@@ -162,15 +162,28 @@ class SegmentWriter:
         return Place(self.segment, begin, self._sink.size)
 
     def sync(self) -> None:
-        """Force what was written to the disk (fdatasync); an :class:`OSError` must not be retried."""
-        os.fdatasync(self._fd)
+        """Force what was written to the disk (fdatasync).
+
+        Raises:
+            SyncError: it must not be tried again.
+        """
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise SyncError(error.errno, f"{self._path}: cannot be forced to disk: {error.strerror}") from error
 
     def seal(self) -> Path:
-        """Write the footer, sync, rename to ``.arrow`` and return the new path."""
-        self._writer.close()
-        self._sink.commit()
-        os.fdatasync(self._fd)
-        os.close(self._fd)
+        """Write the footer, sync, rename to ``.arrow`` and return the new path.
+
+        Raises:
+            OSError: the segment stays readable as an open one; the writer is closed.
+        """
+        try:
+            self._writer.close()
+            self._sink.commit()
+            self.sync()
+        finally:
+            os.close(self._fd)
         sealed = self.segment.path(self._directory, sealed=True)
         self._path.rename(sealed)
         return sealed

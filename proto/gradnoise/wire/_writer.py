@@ -82,13 +82,16 @@ class TableLog:
         self._writer: SegmentWriter | None = None
 
     def append(self, stamped: Stamped) -> Place:
-        """Write one batch and return where it lies.
+        """Write one batch and return where it lies. A segment that is left for another one is synced.
 
         Raises:
+            SyncError: see there.
             OSError: nothing of the batch was kept; the next one begins another segment.
         """
         writer = self._writer
         if writer is not None and (writer.size >= self._segment_bytes or not writer.accepts(stamped.batch)):
+            # Before the footer, which a full disk may refuse: what lies in the segment must be safe without it.
+            writer.sync()
             self.seal()
             writer = None
         if writer is None:
@@ -99,6 +102,7 @@ class TableLog:
         try:
             return writer.append(stamped)
         except OSError:
+            writer.sync()
             self.abandon()
             raise
 
@@ -187,6 +191,15 @@ class DumpWriter:
         os.close(self._lock)
         if failure is not None:
             raise failure
+
+    def disown(self) -> None:
+        """In a forked child: let go of the lock's descriptor, so that the parent's death frees the lock.
+
+        The writer is unusable afterwards; the parent's files are left as they are.
+        """
+        if not self._closed:
+            self._closed = True
+            os.close(self._lock)
 
 
 def _lock_path(directory: Path, producer: str) -> Path:
