@@ -116,7 +116,9 @@ def as_real(values: object, name: str, dimensions: int) -> np.ndarray[Any, np.dt
     try:
         array = np.asarray(values)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{name}: expected numbers in {dimensions} dimension(s), got something numpy cannot read: {error}") from None
+        raise InvalidInput(
+            f"{name}: expected numbers in {dimensions} dimension(s), got something numpy cannot read: {error}"
+        ) from None
     if array.dtype.kind not in "fiub":
         raise InvalidInput(
             f"{name}: expected real numbers, got an array of dtype {array.dtype}; convert it to float64 or float32 first"

@@ -305,9 +305,7 @@ def weighted_quantile(a: Floats, w: Floats, p: float) -> float:
 
 
 @kernel
-def fit_one(
-    x: Floats, w: Floats, located: bool, intervals: bool, warm: Floats, tab: Table, row: Floats
-) -> None:
+def fit_one(x: Floats, w: Floats, located: bool, intervals: bool, warm: Floats, tab: Table, row: Floats) -> None:
     """Fit one sample of finite, non-zero values into ``row``; ``warm`` is NaN or a start (α, ln σ, μ) in units of x."""
     work = np.empty((3, tab.coefficients.shape[2]))
     out = np.empty(10)
@@ -461,5 +459,3 @@ def fit_rows(
                 x[:kept], v[: kept if w.size > 0 else 0], located, intervals,
                 warm[r] if warm.size > 0 else none, tab, row,
             )  # fmt: skip
-
-

@@ -208,7 +208,9 @@ def fits_from_rows(rows: Floats, located: bool, intervals: bool = True) -> Stabl
 def raise_unfit(status: Status, name: str, n: float, total: int) -> None:
     """Raise the error that ``status`` stands for, if it stands for one (internal to the package)."""
     if status is Status.NON_FINITE:
-        raise NonFiniteValues(f"{name}: expected finite values, got NaN or infinity among {total}; drop or mend them first")
+        raise NonFiniteValues(
+            f"{name}: expected finite values, got NaN or infinity among {total}; drop or mend them first"
+        )
     if status is Status.ALL_ZERO:
         raise AllZero(f"{name}: all {total} values are exactly 0; there is no noise to fit")
     if status is Status.TOO_FEW_VALUES:
@@ -219,7 +221,9 @@ def raise_unfit(status: Status, name: str, n: float, total: int) -> None:
     if status is Status.DEGENERATE:
         raise DegenerateValues(f"{name}: all {total} values (zeros aside) are equal; a constant has no law to fit")
     if status is Status.NO_CONVERGENCE:
-        raise NoConvergence(f"{name}: the likelihood of these {total} values could not be maximised; look at them for atoms")
+        raise NoConvergence(
+            f"{name}: the likelihood of these {total} values could not be maximised; look at them for atoms"
+        )
 
 
 def fit(x: ArrayLike, weights: ArrayLike | None = None, *, location: bool = False) -> StableFit:

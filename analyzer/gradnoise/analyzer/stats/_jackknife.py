@@ -1,0 +1,49 @@
+"""Delete-a-group jackknife over draws: the interval of everything that is averaged over columns.
+
+Columns share their draws, so their errors are correlated and the spread over columns says nothing about the error of a mean over them.
+Leaving out a tenth of the draws at a time changes all columns together, as another set of draws would (Kott, J. Official
+Statist. 17, 2001).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradnoise.analyzer.stats._estimate import Estimate
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+GROUPS = 10
+T95 = 2.2621571627409915
+"""97.5 % point of Student's t with ``GROUPS`` − 1 degrees of freedom."""
+
+
+def groups(rows: int) -> Ints:
+    """Group of each of ``rows`` rows: contiguous blocks, so that dependence between neighbours stays inside a group."""
+    return (np.arange(rows) * GROUPS) // max(rows, 1)
+
+
+def standard_error(replicates: Floats) -> float:
+    """√((G−1)/G Σ (r_g − r̄)²) over the G replicates, each made without one group."""
+    g = len(replicates)
+    return float(np.sqrt((g - 1) / g * np.sum((replicates - replicates.mean()) ** 2)))
+
+
+def alpha_estimate(inverse: float, replicates: Floats, n: float, method: str, reference: str = "") -> Estimate:
+    """α = 1/``inverse`` with its interval from the replicates of 1/α, cut at α = 2 (and below at 0)."""
+    se = standard_error(replicates)
+    low, high = 1.0 / (inverse + T95 * se), 1.0 / max(inverse - T95 * se, 0.5)
+    value = 1.0 / inverse
+    return Estimate(value, value * value * se, min(low, value), max(high, value), n, method, reference)
+
+
+def scale_estimate(scale: float, replicates: Floats, n: float, method: str) -> Estimate:
+    """A scale with its interval from the replicates, on the logarithmic scale."""
+    if not (scale > 0 and (replicates > 0).all()):
+        nan = float("nan")
+        return Estimate(scale, nan, nan, nan, n, method)
+    se = standard_error(np.log(replicates))
+    return Estimate(scale, scale * se, scale * np.exp(-T95 * se), scale * np.exp(T95 * se), n, method)

@@ -1,0 +1,85 @@
+"""What Gaussian noise reads: the simulated null of the likelihood ratio and of α̂, from ``tools/make_null_table.py``."""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Null(NamedTuple):
+    """The table's arrays; their meaning is in the generator's docstring."""
+
+    n: Floats
+    atom: Floats
+    levels: Floats
+    t: Floats
+    rate: Floats
+    inverse_alpha: Floats
+    rows: Floats
+    coordinates: Floats
+    standardised: Floats
+
+
+@functools.cache
+def null() -> Null:
+    """Load the shipped table once a process."""
+    with resources.files(__package__).joinpath("_data/null.npz").open("rb") as file, np.load(file) as data:
+        return Null(*(np.asarray(data[name], dtype=np.float64) for name in Null._fields))
+
+
+def p_value(ratio: ArrayLike, n: ArrayLike) -> Floats:
+    """P₀(LR ≥ ``ratio``) at sample size ``n``; 1 where the ratio is 0 (the null has an atom of about 0.84–0.9 there).
+
+    Between the table's sizes ln survival is interpolated in ln n, between its levels in √LR, and beyond its last level, 0.001, the tail
+    is exponential with the fitted rate. NaN ratios give NaN. Sizes outside the table take its nearest end.
+    """
+    tab = null()
+    lr, sizes = np.broadcast_arrays(np.asarray(ratio, dtype=np.float64), np.asarray(n, dtype=np.float64))
+    out = np.ones(lr.shape)
+    out[np.isnan(lr)] = np.nan
+    grid = np.log(tab.n)
+    for size in np.unique(sizes[lr > 0]):
+        here = (sizes == size) & (lr > 0)
+        at = float(np.log(size))
+        atom = float(np.interp(at, grid, tab.atom))
+        t = np.array([np.interp(at, grid, tab.t[:, j]) for j in range(len(tab.levels))])
+        rate = float(np.interp(at, grid, tab.rate))
+        nodes = np.concatenate([[0.0], np.sqrt(t)])
+        heights = np.log(np.concatenate([[1.0 - atom], tab.levels]))
+        inside = np.interp(np.sqrt(lr[here]), nodes, heights)
+        beyond = np.maximum(lr[here] - t[-1], 0.0) * rate
+        out[here] = np.exp(inside - beyond)
+    return out
+
+
+def inverse_alpha(n: ArrayLike) -> Floats:
+    """Mean of 1/α̂ over Gaussian samples of size ``n``; above the table's largest size it is taken to ½ as n^(−1/2)."""
+    tab = null()
+    sizes = np.asarray(n, dtype=np.float64)
+    inside = np.interp(np.log(np.maximum(sizes, 1.0)), np.log(tab.n), tab.inverse_alpha)
+    beyond = 0.5 + (tab.inverse_alpha[-1] - 0.5) * np.sqrt(tab.n[-1] / np.maximum(sizes, tab.n[-1]))
+    return np.where(sizes > tab.n[-1], beyond, inside)
+
+
+def inverse_alpha_standardised(rows: int, coordinates: float) -> float:
+    """Mean of 1/α̂ over the rows of a Gaussian matrix standardised by the median of the other rows.
+
+    Interpolated linearly in 1/rows and in coordinates^(−1/2); above the table's largest sizes linear to their limit.
+    """
+    tab = null()
+    u, v = -1.0 / tab.rows, -1.0 / np.sqrt(tab.coordinates)
+    at = -1.0 / rows
+    if rows > tab.rows[-1]:  # extend the last segment towards 1/rows = 0
+        slope = (tab.standardised[-1] - tab.standardised[-2]) / (u[-1] - u[-2])
+        line = tab.standardised[-1] + slope * (at - u[-1])
+    else:
+        line = np.array([np.interp(at, u, tab.standardised[:, j]) for j in range(len(v))])
+    return float(np.interp(-1.0 / np.sqrt(coordinates), v, line))

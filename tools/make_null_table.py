@@ -1,0 +1,111 @@
+"""Make ``analyzer/gradnoise/analyzer/stats/_data/null.npz``: what Gaussian noise reads when an SαS law is fitted to it.
+
+Run ``python tools/make_null_table.py`` (about five minutes on one core). The table is committed.
+
+Contents
+    n              sample sizes
+    atom           P(LR = 0), LR = twice the log-likelihood ratio of SαS against Gaussian (both at location 0)
+    levels, t      LR exceeds t[i, j] with probability levels[j] at n[i]
+    rate           exponential rate of the tail beyond the last level
+    inverse_alpha  mean of 1/α̂ at n (what the per-parameter and across-parameter forms of Gaussian noise average to)
+    rows, coordinates, standardised
+                   mean of 1/α̂ over the rows of a Gaussian matrix (rows x coordinates) whose columns are divided by the median
+                   of |u| over the other rows
+Simulation noise is smoothed in n by a low-order polynomial in n^(-1/2) where that fits (see ``smooth``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradnoise.analyzer.stats import _engine, _newton
+from gradnoise.analyzer.stats._standard import leave_one_out
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+TARGET = Path(__file__).resolve().parent.parent / "analyzer/gradnoise/analyzer/stats/_data/null.npz"
+SIZES = np.array([16, 20, 25, 32, 45, 64, 90, 128, 200, 350, 600, 1000, 1800, 3500, 8000, 20000])
+LEVELS = np.array([0.1, 0.07, 0.05, 0.035, 0.025, 0.018, 0.013, 0.009, 0.0065, 0.0045, 0.003, 0.002, 0.0014, 0.001])
+ROWS = np.array([8, 16, 24, 32, 48, 64, 96, 128, 256, 512])
+COORDINATES = np.array([30, 50, 100, 200, 400, 1000, 4000])
+VALUES_PER_SIZE = 60_000_000
+MOST_SAMPLES, LEAST_SAMPLES = 250_000, 12_000
+
+
+def ratios(n: int, samples: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """LR and 1/α̂ of ``samples`` standard normal samples of size ``n``."""
+    lr, inverse = [], []
+    chunk = max(1, 4_000_000 // n)
+    for low in range(0, samples, chunk):
+        x = rng.standard_normal((min(chunk, samples - low), n))
+        rows = _engine.fit_rows(x, least=2, threads=1)
+        lr.append(2 * (rows[:, _newton.LOGLIK] - rows[:, _newton.GAUSS_LOGLIK]))
+        inverse.append(1 / rows[:, _newton.ALPHA])
+    return np.maximum(np.concatenate(lr), 0), np.concatenate(inverse)
+
+
+def smooth(values: Array, errors: Array, degree: int = 4) -> Array:
+    """Weighted polynomial in ln n through noisy simulated values."""
+    u = np.log(SIZES)
+    u = (u - u.mean()) / np.ptp(u) * 2
+    return np.asarray(
+        np.polynomial.polynomial.polyval(u, np.polynomial.polynomial.polyfit(u, values, degree, w=1 / errors))
+    )
+
+
+def main() -> None:
+    """Simulate, smooth and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=TARGET)
+    parser.add_argument("--seed", type=int, default=20240611)
+    options = parser.parse_args()
+    rng = np.random.default_rng(options.seed)
+    start = time.perf_counter()
+    atom, t, rate, inverse = [], [], [], []
+    atom_error, t_error, inverse_error = [], [], []
+    for n in SIZES:
+        samples = int(min(MOST_SAMPLES, max(LEAST_SAMPLES, VALUES_PER_SIZE // n)))
+        lr, inv = ratios(int(n), samples, rng)
+        q = np.quantile(lr, 1 - LEVELS)
+        above = lr[lr > np.quantile(lr, 1 - 0.005)]
+        atom.append(np.mean(lr <= 0))
+        t.append(q)
+        rate.append(1 / np.mean(above - above.min()))
+        inverse.append(inv.mean())
+        atom_error.append(np.sqrt(0.13 / samples))
+        # se of a quantile: sqrt(p / N) / density, with a density of about p / 2 in an exponential tail of rate 1/2.
+        t_error.append(2 / np.sqrt(LEVELS * samples))
+        inverse_error.append(inv.std() / np.sqrt(samples))
+        print(f"n {n}: {samples} samples, atom {atom[-1]:.4f}, t(.05) {q[2]:.3f}, t(.001) {q[-1]:.2f}, rate {rate[-1]:.3f},"
+              f" 1/mean(1/alpha) {1 / inverse[-1]:.4f}, {time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
+    raw = np.array(t)
+    smoothed = np.stack([smooth(raw[:, j], np.array(t_error)[:, j]) for j in range(len(LEVELS))], axis=1)
+    print("largest change of t by smoothing, in standard errors:", np.abs((smoothed - raw) / np.array(t_error)).max())
+    standardised = np.empty((len(ROWS), len(COORDINATES)))
+    for i, k in enumerate(ROWS):
+        for j, width in enumerate(COORDINATES):
+            repeats = int(max(1, min(2500, 2_500_000 // (k * width))))
+            total = []
+            for _ in range(repeats):
+                z = leave_one_out(rng.standard_normal((k, width)))
+                total.append(np.mean(1 / _engine.fit_rows(z, least=2, threads=1)[:, _newton.ALPHA]))
+            standardised[i, j] = np.mean(total)
+        print(
+            f"standardised, {k} rows: {np.round(1 / standardised[i], 3)}, {time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
+    np.savez_compressed(
+        options.out, n=SIZES, atom=smooth(np.array(atom), np.array(atom_error)), levels=LEVELS, t=np.maximum(smoothed, 0),
+        rate=np.array(rate), inverse_alpha=smooth(np.array(inverse), np.array(inverse_error)),
+        rows=ROWS, coordinates=COORDINATES, standardised=standardised,
+    )  # fmt: skip
+    print(f"{options.out}: {options.out.stat().st_size / 1e3:.1f} kB, {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
