@@ -56,7 +56,7 @@ TAIL_SCHEMA = pa.schema(
         _null("null_alpha_sum4", "what Gaussian noise reads there"),
         _null("alpha_sum16", "alpha of sums of 16 draws"),
         _null("null_alpha_sum16", "what Gaussian noise reads there"),
-        _null("scale", "median stable scale sigma of one draw's noise (not a standard deviation)"),
+        _null("scale", "median stable scale sigma of one draw's noise (no standard deviation); null for standardized"),
         _null("scale_se", "its standard error"),
         _null("rejected_share", "share of the tests that reject Gaussian at a false-discovery rate of 5 %"),
         _field("tested", pa.int64(), "columns or rows tested"),

@@ -1,0 +1,403 @@
+"""The one door for analysis: a window of draws goes in, rows of results come out.
+
+Service, batch engine, command line and tests all come through :func:`analyse` and :func:`fit_vector`. Pure: arrays
+and metadata in, frozen dataclasses out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradnoise.analyzer.stats import compare, contrasts, drift, forms
+from gradnoise.wire.results import MODEL_GROUP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from gradnoise.analyzer.windows import GroupDraws, Window
+
+__all__ = [
+    "AnalysisOptions",
+    "Contrast",
+    "FitReport",
+    "FitRow",
+    "Plan",
+    "TailRow",
+    "WindowReport",
+    "analyse",
+    "fit_vector",
+]
+
+
+class Contrast(StrEnum):
+    """How noise is formed from draws: the reference it is measured against."""
+
+    PAIR = "pair"
+    MEAN = "mean"
+    DIFFERENCE = "difference"
+
+
+class Plan(StrEnum):
+    """How much is computed for a window."""
+
+    LIVE = "live"
+    """Fits, jackknife intervals, the calibrated test, sums of 4 and of 16 draws."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisOptions:
+    """What :func:`analyse` is asked for."""
+
+    plan: Plan = Plan.LIVE
+    contrast: Contrast = Contrast.PAIR
+
+
+@dataclass(frozen=True, slots=True)
+class TailRow:
+    """One row of a report: one group (or the whole model) in one form.
+
+    The fields are the columns that :data:`gradnoise.wire.results.TAIL_SCHEMA` documents.
+    """
+
+    window: int
+    kind: str
+    first_step: int
+    last_step: int
+    thetas: int
+    group: str
+    size: int
+    form: str
+    reference: str
+    draws: int
+    coordinates: int
+    alpha: float
+    alpha_se: float
+    alpha_low: float
+    alpha_high: float
+    null_alpha: float
+    alpha_sum4: float
+    null_alpha_sum4: float
+    alpha_sum16: float
+    null_alpha_sum16: float
+    scale: float
+    scale_se: float
+    rejected_share: float
+    tested: int
+    verdict: str
+    status: str
+    reason: str
+    zeros: float
+    non_finite: int
+    dropped: int
+    drift: float
+    row_scaled_alpha: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReport:
+    """All rows of one window: every group in every form, then the whole model in every form."""
+
+    run: str
+    producer: str
+    window: int
+    plan: Plan
+    rows: tuple[TailRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FitRow:
+    """One fitted parameter of one law; the fields are the columns of ``FIT_SCHEMA``."""
+
+    law: str
+    parameter: str
+    value: float
+    se: float
+    low: float
+    high: float
+    n: int
+    method: str
+    loglik: float
+    likelihood_ratio: float
+    p_value: float
+    verdict: str
+    zeros: float
+    status: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """Both laws fitted to one vector."""
+
+    rows: tuple[FitRow, ...]
+
+
+_FORMS: dict[str, Callable[..., forms.FormResult]] = {
+    "per_parameter": forms.per_parameter,
+    "across_parameter": forms.across_parameter,
+    "standardized": forms.standardized,
+}
+
+
+def analyse(window: Window, options: AnalysisOptions | None = None) -> WindowReport:
+    """Fit both laws to a window, in every form, for every group and for the whole model.
+
+    Args:
+        window: the draws.
+        options: plan and contrast; by default the live plan on pairs.
+
+    Returns:
+        One row per group and form, then one per form for the whole model (groups weighted by their number of
+        parameters). What the data cannot carry is a row with a status and a reason; nothing is left out.
+    """
+    options = options or AnalysisOptions()
+    bad = _non_finite_draws(window)
+    rows: list[TailRow] = []
+    by_form: dict[str, list[tuple[GroupDraws, forms.FormResult, TailRow]]] = {form: [] for form in _FORMS}
+    for group in window.groups:
+        for form, (result, row) in _analyse_group(window, group, bad, options).items():
+            rows.append(row)
+            if result is not None:
+                by_form[form].append((group, result, row))
+    rows += [_whole_model(window, form, parts, len(bad), options) for form, parts in by_form.items()]
+    return WindowReport(window.run, window.producer, window.id, options.plan, tuple(rows))
+
+
+def _non_finite_draws(window: Window) -> frozenset[int]:
+    """Return the draws with NaN or infinity in any group: left out of all, so that groups keep the same draws."""
+    bad: set[int] = set()
+    for group in window.groups:
+        bad.update(group.draw[~np.isfinite(group.values).all(axis=1)].tolist())
+    return frozenset(bad)
+
+
+def _analyse_group(
+    window: Window, group: GroupDraws, bad: frozenset[int], options: AnalysisOptions
+) -> dict[str, tuple[forms.FormResult | None, TailRow]]:
+    keep = ~np.isin(group.draw, list(bad))
+    base = _blank(
+        window,
+        group.name,
+        group.size,
+        non_finite=len(bad),
+        dropped=window.dropped + max(0, window.recorded - len(group.draw)) * (window.missing > 0),
+        draws=len(group.draw),
+        coordinates=group.values.shape[1],
+        reference=options.contrast.value,
+    )
+    if window.missing > 0:
+        gap = f"{window.missing} rows of this window were recorded and are missing from the store"
+        base = replace(base, warnings=(*base.warnings, gap))
+    if keep.sum() < 2:
+        reason = f"{keep.sum()} usable draws of the group were recorded; noise needs at least 2"
+        row = replace(base, status="too_few_draws", reason=reason)
+        return {form: (None, replace(row, form=form)) for form in _FORMS}
+    contrast = _contrast(options.contrast, group.values[keep], group.theta[keep])
+    thetas = len(np.unique(group.theta[keep]))
+    drifting = drift.scale_drift(contrast.noise) if thetas > 1 else 0.0
+    base = replace(base, thetas=thetas, drift=drifting)
+    out: dict[str, tuple[forms.FormResult | None, TailRow]] = {}
+    for form, fit in _FORMS.items():
+        result = fit(contrast)
+        row = _with_draw_scale(_row(replace(base, form=form), result), contrast)
+        if form == "per_parameter" and drifting > drift.DRIFT_LIMIT:
+            row = _not_stationary(row, contrast)
+        out[form] = (result, row)
+    return out
+
+
+def _contrast(kind: Contrast, draws: NDArray[np.float32], theta: NDArray[np.int64]) -> contrasts.Contrast:
+    match kind:
+        case Contrast.PAIR:
+            return contrasts.pair(draws, theta)
+        case Contrast.MEAN:
+            return contrasts.mean(draws)
+        case Contrast.DIFFERENCE:
+            return contrasts.difference(draws)
+
+
+def _row(base: TailRow, result: forms.FormResult) -> TailRow:
+    sums = {reading.m: reading for reading in result.sums}
+    of4, of16 = (sums[4].alpha, sums[16].alpha)
+    notes = [f"sums of {reading.m}: {reading.reason}" for reading in result.sums if reading.reason]
+    return replace(
+        base,
+        coordinates=result.columns_used,
+        alpha=result.alpha.value,
+        alpha_se=result.alpha.se,
+        alpha_low=result.alpha.low,
+        alpha_high=result.alpha.high,
+        null_alpha=result.null_alpha,
+        scale=result.scale.value,
+        scale_se=result.scale.se,
+        rejected_share=result.rejected_share,
+        tested=result.tested,
+        verdict=result.verdict.value,
+        status=result.status.value,
+        reason=result.reason,
+        zeros=result.zeros,
+        alpha_sum4=math.nan if of4 is None else of4.value,
+        null_alpha_sum4=sums[4].null_alpha,
+        alpha_sum16=math.nan if of16 is None else of16.value,
+        null_alpha_sum16=sums[16].null_alpha,
+        warnings=(*base.warnings, *result.warnings, *notes),
+    )
+
+
+def _with_draw_scale(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
+    """Turn the scale of the noise rows into that of one draw; standardised noise has none."""
+    if row.form == "standardized":
+        return replace(row, scale=math.nan, scale_se=math.nan)
+    if not math.isfinite(row.alpha):
+        return row
+    factor = contrast.scale_factor(row.alpha)
+    return replace(row, scale=factor * row.scale, scale_se=factor * row.scale_se)
+
+
+def _not_stationary(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
+    scales = np.exp(drift.row_log_scales(contrast.noise))
+    usable = np.isfinite(scales)
+    rescaled = replace(contrast, noise=contrast.noise[usable] / scales[usable, None].astype(contrast.noise.dtype))
+    return replace(
+        row,
+        row_scaled_alpha=forms.per_parameter(rescaled).alpha.value,
+        verdict="undecided",
+        status="not_stationary",
+        reason=(
+            f"the scale of the noise drifts by a factor of {math.exp(row.drift):.2f} (one standard deviation) over "
+            f"{row.thetas} updates, and drift in time reads as tail: compare row_scaled_alpha, or probe at one theta"
+        ),
+    )
+
+
+def _whole_model(
+    window: Window,
+    form: str,
+    parts: list[tuple[GroupDraws, forms.FormResult, TailRow]],
+    non_finite: int,
+    options: AnalysisOptions,
+) -> TailRow:
+    size = sum(group.size for group in window.groups)
+    base = replace(
+        _blank(
+            window,
+            MODEL_GROUP,
+            size,
+            non_finite=non_finite,
+            dropped=window.dropped,
+            draws=max((len(group.draw) for group in window.groups), default=0),
+            coordinates=0,
+            reference=options.contrast.value,
+        ),
+        form=form,
+    )
+    usable = [(group, result, row) for group, result, row in parts if math.isfinite(result.alpha.value)]
+    if not usable:
+        reason = "no group of the model has a value: see the groups' rows"
+        return replace(base, status="too_few_draws", reason=reason)
+    result = forms.combine([result for _, result, _ in usable], [group.size for group, _, _ in usable])
+    row = _row(base, result)
+    factor = math.prod(
+        (part.scale / reading.scale.value) ** (group.size / sum(used.size for used, _, _ in usable))
+        for group, reading, part in usable
+    )
+    row = replace(
+        row,
+        scale=factor * row.scale,
+        scale_se=factor * row.scale_se,
+        thetas=max(row.thetas for _, _, row in usable),
+        drift=max(row.drift for _, _, row in usable),
+    )
+    left_out = 1.0 - sum(group.size for group, _, _ in usable) / size
+    if left_out > 0:
+        note = f"groups with {left_out:.1%} of the parameters have no value and are left out"
+        row = replace(row, warnings=(*row.warnings, note))
+    drifting = sum(group.size for group, _, row in usable if row.status == "not_stationary") / size
+    if drifting > 0:
+        reason = f"the scale of the noise drifts in groups with {drifting:.1%} of the parameters: see their rows"
+        row = replace(row, status="not_stationary", verdict="undecided", reason=reason)
+    return row
+
+
+def _blank(
+    window: Window,
+    group: str,
+    size: int,
+    *,
+    non_finite: int,
+    dropped: int,
+    draws: int,
+    coordinates: int,
+    reference: str,
+) -> TailRow:
+    """Return a row without a value, to be filled in."""
+    unknown = {field.name: math.nan for field in fields(TailRow) if field.type == "float"}
+    known: dict[str, Any] = {
+        "window": window.id,
+        "kind": window.kind,
+        "first_step": window.first_step,
+        "last_step": window.last_step,
+        "thetas": window.last_theta - window.first_theta + 1,
+        "group": group,
+        "size": size,
+        "form": "",
+        "reference": reference,
+        "draws": draws,
+        "coordinates": coordinates,
+        "tested": 0,
+        "verdict": "undecided",
+        "status": "ok",
+        "reason": "",
+        "non_finite": non_finite,
+        "dropped": dropped,
+        "warnings": (),
+    }
+    return TailRow(**{**unknown, **known, "zeros": 0.0})
+
+
+def fit_vector(values: NDArray[np.float64], *, location: bool = True) -> FitReport:
+    """Fit both laws to one vector of numbers and compare them.
+
+    Args:
+        values: one-dimensional, at least 30 finite values that are not all equal.
+        location: estimate a location (mean) too; otherwise it is 0.
+
+    Raises:
+        gradnoise.analyzer.stats.StatsError: the values carry no fit; the message says why.
+    """
+    comparison = compare.stable_vs_gaussian(values, location=location)
+    stable, gaussian = comparison.stable, comparison.gaussian
+    estimates = [("stable", "alpha", stable.alpha), ("stable", "scale", stable.scale), ("gaussian", "sd", gaussian.std)]
+    if stable.location is not None and gaussian.location is not None:
+        estimates += [("stable", "location", stable.location), ("gaussian", "mean", gaussian.location)]
+    logliks = {"stable": stable.loglik, "gaussian": gaussian.loglik}
+    return FitReport(
+        tuple(
+            FitRow(
+                law=law,
+                parameter=parameter,
+                value=estimate.value,
+                se=estimate.se,
+                low=estimate.low,
+                high=estimate.high,
+                n=int(estimate.n),
+                method=estimate.method,
+                loglik=logliks[law],
+                likelihood_ratio=comparison.likelihood_ratio,
+                p_value=comparison.p_value,
+                verdict=comparison.verdict.value,
+                zeros=stable.zeros,
+                status=stable.status.value,
+                warnings=(*estimate.warnings, *comparison.warnings),
+            )
+            for law, parameter, estimate in estimates
+        )
+    )

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from gradnoise.analyzer.analysis import AnalysisOptions, Contrast, TailRow, WindowReport, analyse, fit_vector
+from gradnoise.analyzer.stats import stable
+from gradnoise.analyzer.windows import GroupDraws, Window
+from gradnoise.wire.results import FIT_SCHEMA, MODEL_GROUP, TAIL_SCHEMA
+
+
+def window(
+    *groups: tuple[str, int, np.ndarray], thetas: np.ndarray | None = None, kind: str = "probe", missing: int = 0
+) -> Window:
+    """A window whose draws are ``gradients`` (draws x coordinates) for each (name, size, gradients)."""
+    count = len(groups[0][2])
+    theta = np.zeros(count, np.int64) if thetas is None else thetas.astype(np.int64)
+    return Window(
+        run="r",
+        producer="p",
+        id=1,
+        kind=kind,
+        first_step=100,
+        last_step=100,
+        first_theta=int(theta.min(initial=0)),
+        last_theta=int(theta.max(initial=0)),
+        declared=count,
+        recorded=count,
+        dropped=0,
+        missing=missing,
+        groups=tuple(
+            GroupDraws(
+                name, size, values.astype(np.float32), theta[: len(values)], np.arange(len(values), dtype=np.int32)
+            )
+            for name, size, values in groups
+        ),
+    )
+
+
+def row(report: WindowReport, group: str, form: str) -> TailRow:
+    (found,) = [row for row in report.rows if (row.group, row.form) == (group, form)]
+    return found
+
+
+def lognormal_gaussian(draws: int, coordinates: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((draws, coordinates)) * rng.lognormal(0, 1, coordinates) + rng.standard_normal(
+        coordinates
+    )
+
+
+def test_gaussian_noise_of_spread_scales_is_heavy_only_across_parameters() -> None:
+    report = analyse(window(("w", 5000, lognormal_gaussian(512, 400))))
+    per, across, standard = (row(report, "w", form) for form in ("per_parameter", "across_parameter", "standardized"))
+    assert (per.verdict, standard.verdict) == ("gaussian", "gaussian")
+    assert abs(per.alpha - per.null_alpha) < 0.03
+    assert abs(standard.alpha - standard.null_alpha) < 0.03
+    assert across.verdict == "not_gaussian"
+    assert across.alpha_high < 1.6
+    assert [reading.status for reading in (per, across, standard)] == ["ok"] * 3
+    assert per.reference == "pair"
+    assert (per.draws, per.coordinates, per.thetas) == (512, 400, 1)
+
+
+@pytest.mark.parametrize("contrast", list(Contrast))
+def test_stable_noise_reads_its_alpha_and_scale_in_every_form_and_sum(contrast: Contrast) -> None:
+    rng = np.random.default_rng(1)
+    draws = stable.rvs(1.7, 0.3, (512, 300), rng) + 5.0
+    report = analyse(window(("w", 300, draws)), AnalysisOptions(contrast=contrast))
+    for form in ("per_parameter", "across_parameter", "standardized"):
+        reading = row(report, "w", form)
+        assert reading.alpha_low <= 1.7 <= reading.alpha_high or abs(reading.alpha - 1.7) < 0.02, form
+        assert reading.verdict == "not_gaussian"
+        assert abs(reading.alpha_sum4 - 1.7) < 0.1, form
+        if form != "standardized":
+            assert reading.scale == pytest.approx(0.3, rel=0.05), form
+        assert reading.reference == contrast.value
+
+
+def test_the_whole_model_weights_groups_by_size_and_has_a_joint_interval() -> None:
+    rng = np.random.default_rng(2)
+    heavy = stable.rvs(1.5, 1.0, (256, 60), rng)
+    light = rng.standard_normal((256, 60))
+    report = analyse(window(("heavy", 3000, heavy), ("light", 1000, light)))
+    parts = [row(report, name, "per_parameter").alpha for name in ("heavy", "light")]
+    whole = row(report, MODEL_GROUP, "per_parameter")
+    assert whole.alpha == pytest.approx(1 / (0.75 / parts[0] + 0.25 / parts[1]), rel=1e-9)
+    assert whole.alpha_low < whole.alpha < whole.alpha_high
+    assert whole.size == 4000
+    assert whole.scale == pytest.approx(
+        row(report, "heavy", "per_parameter").scale ** 0.75 * row(report, "light", "per_parameter").scale ** 0.25
+    )
+
+
+def test_every_group_and_form_has_a_row_whatever_is_wrong_with_it() -> None:
+    rng = np.random.default_rng(3)
+    good = rng.standard_normal((128, 64))
+    softmax = rng.standard_normal((128, 40))
+    softmax -= softmax.mean(axis=1, keepdims=True)
+    report = analyse(
+        window(
+            ("good", 64, good),
+            ("zero", 64, np.zeros((128, 64))),
+            ("few", 3, good[:, :3]),
+            ("softmax", 40, softmax),
+            ("absent", 9, good[:0, :9]),
+            ("constant", 5, np.ones((128, 5))),
+        )
+    )
+    assert len(report.rows) == 3 * 7
+    assert row(report, "good", "per_parameter").status == "ok"
+    assert {row(report, "zero", form).status for form in ("per_parameter", "across_parameter")} == {"all_zero"}
+    assert row(report, "constant", "per_parameter").status == "all_zero"
+    assert row(report, "few", "per_parameter").status in ("ok", "at_boundary")
+    assert row(report, "few", "across_parameter").status == "too_few_values"
+    assert row(report, "softmax", "across_parameter").status == "degenerate"
+    assert row(report, "absent", "standardized").status == "too_few_draws"
+    whole = row(report, MODEL_GROUP, "per_parameter")
+    assert math.isfinite(whole.alpha)
+    assert any("left out" in warning for warning in whole.warnings)
+    for reading in report.rows:
+        assert math.isfinite(reading.alpha) or (reading.reason and reading.verdict == "undecided")
+
+
+def test_non_finite_draws_are_left_out_of_every_group_and_counted() -> None:
+    rng = np.random.default_rng(4)
+    first, second = rng.standard_normal((2, 128, 50))
+    clean = analyse(window(("a", 50, np.delete(first, [3, 70], 0)), ("b", 50, np.delete(second, [3, 70], 0))))
+    first[3, 7], second[70, 0] = np.nan, np.inf
+    report = analyse(window(("a", 50, first), ("b", 50, second)))
+    for reading, expected in zip(report.rows, clean.rows, strict=True):
+        assert reading.non_finite == 2
+        assert reading.alpha == expected.alpha
+
+
+def test_a_drifting_burst_is_not_stationary_and_gives_the_row_scaled_alpha() -> None:
+    rng = np.random.default_rng(5)
+    steps = np.arange(256)
+    drifting = rng.standard_normal((256, 100)) * np.exp(-steps / 100)[:, None]
+    report = analyse(window(("w", 100, drifting), thetas=steps, kind="burst"))
+    reading = row(report, "w", "per_parameter")
+    assert reading.status == row(report, MODEL_GROUP, "per_parameter").status == "not_stationary"
+    assert reading.verdict == "undecided"
+    assert reading.alpha < 1.8 < 1.95 < reading.row_scaled_alpha
+    assert reading.drift == pytest.approx(np.std(steps / 100), rel=0.2)
+    assert row(report, "w", "standardized").status == "ok"
+    steady = analyse(window(("w", 100, rng.standard_normal((256, 100))), thetas=steps, kind="burst"))
+    assert row(steady, "w", "per_parameter").status == "ok"
+    assert row(steady, "w", "per_parameter").drift == 0
+
+
+def test_missing_rows_are_said() -> None:
+    rng = np.random.default_rng(6)
+    whole = window(("w", 40, rng.standard_normal((100, 40))), missing=28)
+    report = analyse(whole)
+    assert any("28 rows" in warning for warning in row(report, "w", "per_parameter").warnings)
+
+
+def test_too_few_draws_is_a_status_with_the_numbers() -> None:
+    report = analyse(window(("w", 40, np.random.default_rng(7).standard_normal((20, 40)))))
+    reading = row(report, "w", "per_parameter")
+    assert reading.status == "too_few_draws"
+    assert "10" in reading.reason
+    assert "30" in reading.reason
+    assert math.isnan(reading.alpha)
+
+
+def test_rows_have_the_columns_of_the_result_table() -> None:
+    outside = {"row", "run", "producer", "plan", "analysed_at"}
+    assert [field.name for field in fields(TailRow)] == [name for name in TAIL_SCHEMA.names if name not in outside]
+
+
+def test_fit_vector_reports_both_laws() -> None:
+    rng = np.random.default_rng(8)
+    report = fit_vector(stable.rvs(1.5, 2.0, 5000, rng) + 10)
+    values = {(row.law, row.parameter): row for row in report.rows}
+    assert values["stable", "alpha"].low < 1.5 < values["stable", "alpha"].high
+    assert values["stable", "scale"].value == pytest.approx(2.0, rel=0.1)
+    assert values["stable", "location"].value == pytest.approx(10.0, abs=0.3)
+    assert values["stable", "alpha"].p_value < 1e-4
+    assert {row.verdict for row in report.rows} == {"not_gaussian"}
+    assert [field.name for field in fields(type(report.rows[0]))] == FIT_SCHEMA.names
+    gaussian = fit_vector(rng.standard_normal(5000) * 3 + 1)
+    values = {(row.law, row.parameter): row for row in gaussian.rows}
+    assert values["gaussian", "mean"].value == pytest.approx(1.0, abs=0.2)
+    assert values["gaussian", "sd"].value == pytest.approx(3.0, rel=0.05)
+    assert {row.verdict for row in gaussian.rows} == {"gaussian"}
