@@ -1,1 +1,12 @@
-"""gradnoise."""
+"""The collector: one line in a training loop records the noise of its gradients.
+
+Importing it loads neither torch nor gRPC. See :func:`attach`.
+"""
+
+from gradnoise.collector._attach import attach
+from gradnoise.collector._config import Probe, Sampling
+from gradnoise.collector._errors import CollectorError
+from gradnoise.collector._handle import Handle, Stats
+from gradnoise.collector._recorder import State
+
+__all__ = ["CollectorError", "Handle", "Probe", "Sampling", "State", "Stats", "attach"]

@@ -1,0 +1,216 @@
+"""The one line in a training loop."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import secrets
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradnoise.collector._config import Sampling, default_dump, default_endpoint, disabled
+from gradnoise.collector._coordinates import sample_coordinates
+from gradnoise.collector._errors import CollectorError
+from gradnoise.collector._handle import Handle
+from gradnoise.collector._launch import Shipping, check_endpoint
+from gradnoise.collector._recorder import Recorder, State, warn
+from gradnoise.wire import Dump, Group, NotADumpError, RunInfo, WireError, check_run_id
+
+if TYPE_CHECKING:
+    import torch
+
+    from gradnoise.collector._config import Probe
+
+__all__ = ["attach"]
+
+_MAX_GROUPS = 2**15 - 1  # the dump codes groups in 16 bits
+
+
+def attach(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    endpoint: str | None = None,
+    run: str | None = None,
+    dump: str | os.PathLike[str] | None = None,
+    sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+    probe: Probe | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    batch_size: int | None = None,
+) -> Handle:
+    """Record the gradient noise of ``model`` while it trains, into a dump and, with an endpoint, to an analyzer.
+
+    Args:
+        model: the network; every trainable parameter tensor of it becomes a group.
+        optimizer: whose ``step()`` updates the parameters; None listens to every torch optimiser that holds some.
+        endpoint: ``HOST:PORT`` of an analyzer; default ``$GRADNOISE_ENDPOINT``; without one the dump stays on disk.
+        run: the run's id; default a readable unique one.
+        dump: the dump's directory; default ``$GRADNOISE_DUMP``, else ``./gradnoise/<run>``. An existing dump of the
+            same run and groups is joined as another producer.
+        sampling: which coordinates of which steps.
+        probe: extra minibatches at frozen parameters.
+        scaler: the loss scaler, by whose scale gradients are divided.
+        batch_size: examples in a minibatch, of the loop and of the probe; unknown stays null.
+
+    Returns:
+        A handle. If the dump cannot be written, or ``GRADNOISE_DISABLED`` is set, it is inert: training goes on.
+
+    Raises:
+        CollectorError: the arguments cannot be recorded.
+        RunExistsError, WireError: the dump directory holds another run or something else; the run id is not usable.
+    """
+    if disabled():
+        return Handle(state=State.DISABLED)
+    groups = _groups(model, sampling)
+    _check(model, optimizer, sampling, probe, scaler, batch_size)
+    if run is not None:
+        check_run_id(run)
+    endpoint = endpoint or default_endpoint()
+    if endpoint is not None:
+        check_endpoint(endpoint)
+    name = run or _readable_run(model)
+    path = (Path(dump) if dump is not None else default_dump(name)).absolute()
+    joined = _run_at(path)
+    if joined is not None:
+        name = run or joined
+    info = _info(name, model, groups, sampling, probe)
+    try:
+        recorder = _recorder(path, info, adopt=run is None)
+    except OSError as error:
+        reason = f"the dump {path} cannot be written ({error.strerror or error})"
+        warn("gradnoise turned itself off: %s. Training goes on", reason)
+        return Handle(state=State.OFF, error=reason)
+    if joined is not None:
+        warn("gradnoise: %s holds run %s already; this process joins it as another producer", path, name)
+    from gradnoise.collector._taps import Taps
+
+    try:
+        taps = Taps(
+            model,
+            optimizer,
+            recorder=recorder,
+            info=info,
+            sampling=sampling,
+            probe=probe,
+            scaler=scaler,
+            batch_size=batch_size,
+        )
+    except Exception:
+        recorder.close(1.0)
+        raise
+    shipping = None if endpoint is None else Shipping.start(path, recorder.producer, endpoint)
+    return Handle(state=State.RECORDING, run=info.run, path=path, recorder=recorder, taps=taps, shipping=shipping)
+
+
+def _groups(model: torch.nn.Module, sampling: Sampling) -> tuple[Group, ...]:
+    named = getattr(model, "named_parameters", None)
+    if named is None:
+        raise CollectorError(f"attach(model={type(model).__name__}): expected a torch.nn.Module")
+    if not isinstance(sampling, Sampling):
+        raise CollectorError(f"attach(sampling={sampling!r}): expected a Sampling(...)")
+    groups, frozen = [], 0
+    for name, parameter in named():
+        if not parameter.requires_grad:
+            frozen += 1
+            continue
+        if parameter.is_complex():
+            raise CollectorError(
+                f"parameter {name!r} is complex ({parameter.dtype}): stable laws of real noise do not describe it; "
+                "freeze it, or hold it as real and imaginary parts"
+            )
+        if parameter.numel():
+            indices = sample_coordinates(name, parameter.numel(), sampling.coordinates, sampling.seed)
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            groups.append(Group(name, tuple(parameter.shape), dtype, indices))
+    if not groups:
+        what = f"all of its {frozen} parameters are frozen" if frozen else "it has no parameters"
+        raise CollectorError(
+            f"attach(model={type(model).__name__}): nothing to record, {what}; "
+            "attach a model with parameters that require gradients, after freezing and unfreezing"
+        )
+    if len(groups) > _MAX_GROUPS:
+        raise CollectorError(f"{len(groups)} parameter tensors: at most {_MAX_GROUPS} can be recorded")
+    return tuple(groups)
+
+
+def _check(
+    model: torch.nn.Module,
+    optimizer: Any,
+    sampling: Sampling,
+    probe: Any,
+    scaler: Any,
+    batch_size: Any,
+) -> None:
+    from gradnoise.collector._config import Probe
+
+    if optimizer is not None:
+        if not hasattr(optimizer, "register_step_post_hook") or not hasattr(optimizer, "param_groups"):
+            raise CollectorError(
+                f"attach(optimizer={type(optimizer).__name__}): expected a torch.optim.Optimizer; "
+                "pass the one inside a wrapper, or None to listen to every optimizer of the model"
+            )
+        mine = {id(parameter) for parameter in model.parameters()}
+        if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
+            raise CollectorError(
+                f"attach(optimizer={type(optimizer).__name__}): it holds none of the parameters of "
+                f"{type(model).__name__}; pass the optimizer that updates this model"
+            )
+    if probe is not None and not isinstance(probe, Probe):
+        raise CollectorError(f"attach(probe={probe!r}): expected a Probe(closure, ...)")
+    if probe is None and sampling.burst == 0:
+        raise CollectorError("Sampling(burst=0) without a probe records nothing: give a probe, or a burst")
+    if scaler is not None and not hasattr(scaler, "_get_scale_async"):
+        raise CollectorError(f"attach(scaler={type(scaler).__name__}): expected a torch.amp.GradScaler")
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+        raise CollectorError(f"attach(batch_size={batch_size!r}): expected a positive whole number, or None")
+
+
+def _recorder(path: Path, info: RunInfo, *, adopt: bool) -> Recorder:
+    """Open the dump; a process that gave no run name joins the run of one that was faster."""
+    from dataclasses import replace
+
+    try:
+        return Recorder(path, info)
+    except WireError:
+        there = _run_at(path) if adopt else None
+        if there is None or there == info.run:
+            raise
+        return Recorder(path, replace(info, run=there))
+
+
+def _run_at(path: Path) -> str | None:
+    try:
+        return Dump(path).info.run
+    except NotADumpError:
+        return None
+
+
+def _readable_run(model: object) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", type(model).__name__)[:40]
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{name}-{secrets.token_hex(2)}"
+
+
+def _info(run: str, model: object, groups: tuple[Group, ...], sampling: Sampling, probe: Probe | None) -> RunInfo:
+    versions = {"python": platform.python_version()}
+    for package in ("gradnoise", "torch", "numpy", "pyarrow"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return RunInfo(
+        run=run,
+        model=type(model).__name__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        groups=groups,
+        plan={
+            "coordinates": sampling.coordinates,
+            "burst": sampling.burst,
+            "every": sampling.every,
+            "seed": sampling.seed,
+            "probe_draws": None if probe is None else probe.draws,
+            "probe_every": None if probe is None else probe.every,
+        },
+        versions=versions,
+    )

@@ -1,0 +1,101 @@
+"""What to record, and where to: the configuration of a collector."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradnoise.collector._errors import CollectorError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["DISABLED", "DUMP", "ENDPOINT", "Probe", "Sampling", "default_dump", "default_endpoint", "disabled"]
+
+DISABLED = "GRADNOISE_DISABLED"
+DUMP = "GRADNOISE_DUMP"
+ENDPOINT = "GRADNOISE_ENDPOINT"
+
+
+def _integer(owner: str, name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise CollectorError(f"{owner}({name}={value!r}): expected a whole number of at least {least}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which coordinates of the gradients of which steps are recorded.
+
+    Attributes:
+        coordinates: sampled coordinates a parameter group; a smaller group is recorded whole.
+        burst: consecutive steps recorded at the start of every ``every`` steps; 0 records none (probes only),
+            ``burst=every`` records every step.
+        every: steps from the start of one burst to the start of the next.
+        seed: seed of the choice of coordinates and of the probes' minibatches.
+
+    Raises:
+        CollectorError: a value out of its range.
+    """
+
+    coordinates: int = 1024
+    burst: int = 64
+    every: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("coordinates", 1), ("burst", 0), ("every", 1), ("seed", 0)):
+            _integer("Sampling", name, getattr(self, name), least)
+        if self.burst > self.every:
+            raise CollectorError(
+                f"Sampling(burst={self.burst}, every={self.every}): a burst of more steps than lie between two "
+                "bursts; use burst=every to record every step"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Extra minibatches at frozen parameters: the draws that tell noise from drift.
+
+    Every ``every`` parameter updates, ``draws`` losses are taken from ``closure`` and differentiated. Parameters,
+    buffers, gradients, train/eval flags and random number generators are put back bit for bit afterwards.
+
+    Attributes:
+        closure: returns the scalar loss of a fresh minibatch. It owns its iterator over the data and does not call
+            ``backward``.
+        draws: minibatches a probe.
+        every: parameter updates between two probes.
+
+    Raises:
+        CollectorError: a value out of its range, or a closure that cannot be called.
+    """
+
+    closure: Callable[[], Any]
+    draws: int = 512
+    every: int = 5000
+
+    def __post_init__(self) -> None:
+        if not callable(self.closure):
+            raise CollectorError(
+                f"Probe(closure={self.closure!r}): expected a function without arguments that returns the loss of a "
+                "fresh minibatch"
+            )
+        _integer("Probe", "draws", self.draws, 2)
+        _integer("Probe", "every", self.every, 1)
+
+
+def disabled() -> bool:
+    """Whether ``GRADNOISE_DISABLED`` turns every collector of this process off."""
+    return os.environ.get(DISABLED, "").strip().lower() not in ("", "0", "false", "no")
+
+
+def default_endpoint() -> str | None:
+    """Return ``GRADNOISE_ENDPOINT``, or None where it is unset or empty."""
+    return os.environ.get(ENDPOINT, "").strip() or None
+
+
+def default_dump(run: str) -> Path:
+    """Return ``$GRADNOISE_DUMP``, else ``./gradnoise/<run>``."""
+    chosen = os.environ.get(DUMP, "").strip()
+    return Path(chosen) if chosen else Path("gradnoise") / run

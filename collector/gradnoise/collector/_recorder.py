@@ -1,0 +1,294 @@
+"""The framework-free core: a bounded queue, a writer thread, a dump. It never makes its caller wait.
+
+A fork leaves the child with the memory but not the thread: everything here is inert in a process other than the
+one that made it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from gradnoise.collector._records import DrawsAt, Event, StepRow, WindowEnd
+from gradnoise.collector._tables import AmbiguousDrawsError, TableBuilder
+from gradnoise.wire import DumpWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gradnoise.wire import RunInfo
+
+__all__ = ["AMBIGUOUS", "QUEUE_BYTES", "Counters", "Recorder", "State", "warn"]
+
+QUEUE_BYTES = 64 << 20
+_LINGER = 1.0  # seconds a row may wait for its batch to fill
+_ROW_BYTES = 512  # what a row of steps or events is taken to hold in memory
+
+_log = logging.getLogger("gradnoise")
+
+AMBIGUOUS = (
+    "several backward passes between two parameter updates are not microbatches of one theta (two losses, SAM, "
+    "reentrant checkpointing, a closure, or a forward pass that bypasses the attached model): such steps are not "
+    "recorded. Sum the losses before one backward(), use checkpoint(..., use_reentrant=False), or measure with "
+    "Probe(closure) instead"
+)
+
+
+class State(StrEnum):
+    """Of a collector: recording, closed, turned off after a failure, or switched off from the start."""
+
+    RECORDING = "recording"
+    CLOSED = "closed"
+    OFF = "off"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What a recorder has done: draws, rows of the draws table and windows written; draws and rows dropped."""
+
+    draws: int = 0
+    rows: int = 0
+    windows: int = 0
+    dropped_draws: int = 0
+    dropped_rows: int = 0
+
+
+def warn(message: str, *args: object) -> None:
+    """Log a warning; whatever the user's handlers do, training goes on."""
+    with contextlib.suppress(Exception):
+        _log.warning(message, *args)
+
+
+_Item = DrawsAt | WindowEnd | StepRow | Event | threading.Event
+
+
+class Recorder:
+    """Records draws, windows, steps and events into a dump from a thread of its own.
+
+    Args:
+        path: the dump's directory; made if missing, joined if it holds the same run and groups.
+        info: the run.
+        queue_bytes: memory that records may hold while they wait for the disk; beyond it they are dropped and counted.
+
+    Raises:
+        RunExistsError, OSError: as :class:`gradnoise.wire.DumpWriter`.
+    """
+
+    def __init__(self, path: Path, info: RunInfo, *, queue_bytes: int = QUEUE_BYTES) -> None:
+        self._writer = DumpWriter(path, info)
+        self._tables = TableBuilder(info, self._writer.append)
+        self.path = path
+        self.producer = self._writer.producer
+        self._pid = os.getpid()
+        self._limit = queue_bytes
+        self._waiting: deque[tuple[_Item, int]] = deque()
+        self._bytes = 0
+        self._dropped_draws = 0
+        self._dropped_rows = 0
+        self._closing = False
+        self._state = State.RECORDING
+        self.error: str | None = None
+        self._warned: set[str] = set()
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="gradnoise-writer", daemon=True)
+        self._thread.start()
+        _disown_in_children(self)
+
+    @property
+    def here(self) -> bool:
+        """Whether this is the process that made the recorder (not a forked child of it)."""
+        return os.getpid() == self._pid
+
+    @property
+    def recording(self) -> bool:
+        """Whether what is offered still reaches the disk."""
+        return self._state is State.RECORDING and not self._closing and self.here
+
+    @property
+    def state(self) -> State:
+        """Where the recorder stands."""
+        return self._state
+
+    def counters(self) -> Counters:
+        """Return what has been done so far."""
+        tables = self._tables
+        return Counters(
+            tables.draws_written,
+            tables.rows_written,
+            tables.windows_written,
+            self._dropped_draws,
+            self._dropped_rows,
+        )
+
+    def draws(self, item: DrawsAt) -> bool:
+        """Offer the draws of one theta; False if the queue is full and they were dropped (and counted)."""
+        if self._offer(item, item.nbytes):
+            return True
+        self._dropped_draws += len(item.draws)
+        self._dropped_rows += item.rows
+        return False
+
+    def end_window(self, end: WindowEnd) -> None:
+        """Close a window; never dropped."""
+        self._offer(end, 0)
+
+    def step(self, row: StepRow) -> bool:
+        """Offer a row of the steps table."""
+        return self._offer(row, _ROW_BYTES)
+
+    def event(
+        self, kind: str, detail: str, *, count: int = 1, step: int | None = None, group: str | None = None
+    ) -> bool:
+        """Offer a row of the events table."""
+        return self._offer(Event(time.time_ns(), kind, count, detail, step, group), _ROW_BYTES)
+
+    def warn_once(self, key: str, message: str, *args: object) -> bool:
+        """Log a warning, the first time for this key; return whether it was."""
+        with self._wake:
+            if key in self._warned:
+                return False
+            self._warned.add(key)
+        warn(message, *args)
+        return True
+
+    def fail(self, reason: str) -> None:
+        """Turn the recorder off for good, with one warning; what is written stays readable."""
+        with self._wake:
+            if self._state is not State.RECORDING:
+                return
+            self._state = State.OFF
+            self.error = reason
+            self._waiting_released()
+            self._wake.notify_all()
+        warn("gradnoise turned itself off: %s. Training goes on; what was recorded is in %s", reason, self.path)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything offered so far is in the dump; False if that took longer or recording failed."""
+        if not self.here:
+            return False
+        done = threading.Event()
+        if not self._offer(done, 0):
+            return False
+        return done.wait(timeout) and self._state is not State.OFF
+
+    def close(self, timeout: float) -> bool:
+        """Write what waits, seal the dump, end the thread; False if that took longer. Idempotent."""
+        if not self.here:
+            return False
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _offer(self, item: _Item, nbytes: int) -> bool:
+        if not self.recording:
+            return False
+        with self._wake:
+            if nbytes and self._bytes + nbytes > self._limit:
+                return False
+            self._waiting.append((item, nbytes))
+            self._bytes += nbytes
+            self._wake.notify()
+        return True
+
+    def _waiting_released(self) -> None:
+        """Forget what waits and let go whoever waits for a flush. The lock is held."""
+        for item, _ in self._waiting:
+            if isinstance(item, threading.Event):
+                item.set()
+        self._waiting.clear()
+        self._bytes = 0
+
+    # The writer's thread from here on.
+
+    def _run(self) -> None:
+        try:
+            self._write_all()
+        except OSError as error:
+            self.fail(f"the dump cannot be written ({error.strerror or error})")
+        except Exception as error:
+            self.fail(f"unexpected {type(error).__name__} while writing the dump: {error}")
+        try:
+            self._writer.close()
+        except Exception as error:
+            self.fail(f"the dump could not be sealed ({error}); it is readable as it is")
+        with self._wake:
+            if self._state is State.RECORDING:
+                self._state = State.CLOSED
+            self._waiting_released()
+
+    def _write_all(self) -> None:
+        deadline: float | None = None
+        while self._state is State.RECORDING:
+            with self._wake:
+                while not self._waiting and not self._closing and self._state is State.RECORDING:
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        break
+                    self._wake.wait(left)
+                item, nbytes = self._waiting.popleft() if self._waiting else (None, 0)
+                closing = self._closing
+            if item is not None:
+                self._take(item)
+                with self._wake:
+                    # After the write: what the writer holds counts as waiting, too.
+                    self._bytes = max(0, self._bytes - nbytes)
+            elif closing:
+                self._tables.flush()
+                return
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                self._tables.flush()
+            if self._tables.empty:
+                deadline = None
+            elif deadline is None or now >= deadline:
+                deadline = now + _LINGER
+
+    def _take(self, item: _Item) -> None:
+        if isinstance(item, DrawsAt):
+            try:
+                self._tables.add_draws(item)
+            except AmbiguousDrawsError:
+                self._tables.add_event(
+                    Event(time.time_ns(), "ambiguous_backwards", len(item.draws), "parameters changed", item.step)
+                )
+                self.warn_once("ambiguous", AMBIGUOUS)
+        elif isinstance(item, WindowEnd):
+            self._tables.end_window(item)
+        elif isinstance(item, StepRow):
+            self._tables.add_step(item)
+        elif isinstance(item, Event):
+            self._tables.add_event(item)
+        else:
+            try:
+                self._tables.flush()
+            finally:
+                item.set()
+
+
+_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+_hooked = False
+
+
+def _disown_in_children(recorder: Recorder) -> None:
+    """Let forked children (data loader workers) drop the dump's lock, which would outlive this process in them."""
+    global _hooked
+    _recorders.add(recorder)
+    if not _hooked:
+        _hooked = True
+        os.register_at_fork(after_in_child=_disown)
+
+
+def _disown() -> None:
+    for recorder in list(_recorders):
+        recorder._writer.disown()

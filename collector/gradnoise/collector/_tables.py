@@ -1,0 +1,270 @@
+"""From records to the record batches of a dump. Runs on the writer's thread."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from gradnoise.collector._records import Event
+from gradnoise.wire import GROUP_TYPE, Table, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from gradnoise.collector._records import DrawsAt, Number, StepRow, WindowEnd
+    from gradnoise.wire import RunInfo
+
+__all__ = ["BATCH_BYTES", "AmbiguousDrawsError", "TableBuilder"]
+
+BATCH_BYTES = 1 << 20
+_ROW_BYTES = 34  # a draws row without its values
+
+
+class AmbiguousDrawsError(Exception):
+    """Draws handed in as of one theta were taken at different parameters."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a window has got so far."""
+
+    recorded: int = 0
+    rows: int = 0
+    non_finite: int = 0
+    first_theta: int = 0
+    last_theta: int = 0
+    # group number -> (first step, draws)
+    bad_groups: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Rows of the draws table on their way to a batch."""
+
+    window: list[NDArray[np.int64]] = field(default_factory=list)
+    theta: list[NDArray[np.int64]] = field(default_factory=list)
+    draw: list[NDArray[np.int32]] = field(default_factory=list)
+    step: list[NDArray[np.int64]] = field(default_factory=list)
+    group: list[NDArray[np.int16]] = field(default_factory=list)
+    batch_size: list[tuple[int | None, int]] = field(default_factory=list)
+    values: list[NDArray[np.float32]] = field(default_factory=list)
+    nbytes: int = 0
+
+
+class TableBuilder:
+    """Collects records and puts them out as batches of about 1 MiB.
+
+    Args:
+        info: the run; its groups' order is the numbering of :class:`Draw`.
+        append: where a whole batch goes; its errors pass through.
+    """
+
+    def __init__(self, info: RunInfo, append: Callable[[Table, pa.RecordBatch], object]) -> None:
+        self._append = append
+        self._names = [group.name for group in info.groups]
+        self._dictionary = pa.array(self._names, pa.utf8())
+        self._widths = np.array([len(group.indices) for group in info.groups], np.int64)
+        self._draws = _Pending()
+        self._steps: list[StepRow] = []
+        self._events: list[Event] = []
+        self._tallies: dict[int, _Tally] = {}
+        self.draws_written = 0
+        self.rows_written = 0
+        self.windows_written = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits to be written."""
+        return not (self._draws.nbytes or self._steps or self._events)
+
+    def add_draws(self, item: DrawsAt) -> None:
+        """Take the draws of one theta, all or none.
+
+        Raises:
+            AmbiguousDrawsError: their fingerprints differ.
+        """
+        arrays, prints = [], set()
+        for draw in item.draws:
+            values = draw.values()
+            cut = len(values) - draw.fingerprint
+            arrays.append(values[:cut])
+            prints.add(values[cut:].tobytes())
+        if len(prints) > 1:
+            raise AmbiguousDrawsError
+        tally = self._tallies.get(item.window)
+        if tally is None:
+            tally = self._tallies[item.window] = _Tally(first_theta=item.theta)
+        tally.last_theta = item.theta
+        for draw, array in zip(item.draws, arrays, strict=True):
+            widths = self._widths[draw.groups]
+            self._count_non_finite(tally, item.step, draw.groups, widths, array)
+            start = 0
+            for first, last, size in self._pieces(widths):
+                self._add_rows(item, tally.recorded, draw.groups[first:last], array[start : start + size])
+                start += size
+            tally.recorded += 1
+            tally.rows += len(draw.groups)
+            self.draws_written += 1
+            self.rows_written += len(draw.groups)
+
+    def _pieces(self, widths: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+        """Split the groups of one draw where it exceeds a batch: (first, last, values)."""
+        first = size = 0
+        for index, width in enumerate(widths.tolist()):
+            if size and 4 * (size + width) > BATCH_BYTES:
+                yield first, index, size
+                first, size = index, 0
+            size += width
+        if first < len(widths):
+            yield first, len(widths), size
+
+    def _count_non_finite(
+        self,
+        tally: _Tally,
+        step: int,
+        groups: NDArray[np.int16],
+        widths: NDArray[np.int64],
+        array: NDArray[np.float32],
+    ) -> None:
+        finite = np.isfinite(array)
+        if finite.all():
+            return
+        tally.non_finite += 1
+        owners = np.repeat(groups, widths)
+        for number in np.unique(owners[~finite]).tolist():
+            first, count = tally.bad_groups.get(number, (step, 0))
+            tally.bad_groups[number] = (first, count + 1)
+
+    def _add_rows(self, item: DrawsAt, draw: int, groups: NDArray[np.int16], values: NDArray[np.float32]) -> None:
+        rows, pending = len(groups), self._draws
+        nbytes = values.nbytes + rows * _ROW_BYTES
+        if pending.nbytes and pending.nbytes + nbytes > BATCH_BYTES:
+            self._flush_draws()
+            pending = self._draws
+        pending.window.append(np.full(rows, item.window, np.int64))
+        pending.theta.append(np.full(rows, item.theta, np.int64))
+        pending.draw.append(np.full(rows, draw, np.int32))
+        pending.step.append(np.full(rows, item.step, np.int64))
+        pending.group.append(groups)
+        pending.batch_size.append((item.batch_size, rows))
+        pending.values.append(values)
+        pending.nbytes += nbytes
+
+    def add_step(self, row: StepRow) -> None:
+        """Take one row of the steps table."""
+        self._steps.append(row)
+
+    def add_event(self, event: Event) -> None:
+        """Take one row of the events table."""
+        self._events.append(event)
+
+    def end_window(self, end: WindowEnd) -> None:
+        """Write out what waits, then the window's row, which tells readers that the window is whole."""
+        tally = self._tallies.pop(end.window, None) or _Tally(first_theta=end.first_step, last_theta=end.first_step)
+        now = time.time_ns()
+        for number, (step, count) in sorted(tally.bad_groups.items()):
+            detail = f"NaN or infinity in the sampled gradients of {count} draws of window {end.window}, first here"
+            self._events.append(Event(now, "non_finite", count, detail, step, self._names[number]))
+        if end.dropped:
+            detail = f"draws of window {end.window} lost: the disk was slower than the training"
+            self._events.append(Event(now, "dropped", end.dropped, detail, end.first_step))
+        self.flush()
+        row = {
+            "window": end.window,
+            "kind": end.kind.value,
+            "first_step": end.first_step,
+            "last_step": end.last_step,
+            "first_theta": tally.first_theta,
+            "last_theta": tally.last_theta,
+            "declared": end.declared,
+            "recorded": tally.recorded,
+            "rows": tally.rows,
+            "non_finite": tally.non_finite,
+            "dropped": end.dropped,
+        }
+        self._append(Table.WINDOWS, pa.RecordBatch.from_pylist([row], schema=schema(Table.WINDOWS)))
+        self.windows_written += 1
+
+    def flush(self) -> None:
+        """Write out everything that waits."""
+        self._flush_draws()
+        if self._steps:
+            rows, self._steps = self._steps, []
+            self._append(Table.STEPS, _steps_batch(rows))
+        if self._events:
+            events, self._events = self._events, []
+            self._append(Table.EVENTS, _events_batch(events))
+
+    def _flush_draws(self) -> None:
+        if not self._draws.nbytes:
+            return
+        pending, self._draws = self._draws, _Pending()
+        groups = np.concatenate(pending.group)
+        offsets = np.zeros(len(groups) + 1, np.int32)
+        np.cumsum(self._widths[groups], out=offsets[1:])
+        where = schema(Table.DRAWS)
+        known = np.concatenate([np.full(rows, size is not None) for size, rows in pending.batch_size])
+        sizes = np.concatenate([np.full(rows, size or 0, np.int32) for size, rows in pending.batch_size])
+        batch = pa.RecordBatch.from_arrays(
+            [
+                pa.array(np.concatenate(pending.window)),
+                pa.array(np.concatenate(pending.theta)),
+                pa.array(np.concatenate(pending.draw)),
+                pa.array(np.concatenate(pending.step)),
+                pa.DictionaryArray.from_arrays(pa.array(groups), self._dictionary).cast(GROUP_TYPE),
+                pa.array(sizes, mask=~known),
+                pa.ListArray.from_arrays(
+                    pa.array(offsets), pa.array(np.concatenate(pending.values)), type=where.field("values").type
+                ),
+                pa.nulls(len(groups), pa.float64()),
+            ],
+            schema=where,
+        )
+        self._append(Table.DRAWS, batch)
+
+
+def _number(value: Number | None) -> float | None:
+    return float(value()) if callable(value) else value
+
+
+def _steps_batch(rows: list[StepRow]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist(
+        [
+            {
+                "step": row.step,
+                "theta": row.theta,
+                "loss": _number(row.loss),
+                "lr": _number(row.lr),
+                "beta1": _number(row.beta1),
+                "beta2": _number(row.beta2),
+                "batch_size": row.batch_size,
+                "wall_time": row.wall_time_ns,
+                "metrics": [(name, _number(value)) for name, value in row.metrics.items()] or None,
+            }
+            for row in rows
+        ],
+        schema=schema(Table.STEPS),
+    )
+
+
+def _events_batch(events: list[Event]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist(
+        [
+            {
+                "step": event.step,
+                "wall_time": event.wall_time_ns,
+                "kind": event.kind,
+                "group": event.group,
+                "count": event.count,
+                "detail": event.detail,
+            }
+            for event in events
+        ],
+        schema=schema(Table.EVENTS),
+    )
