@@ -1,4 +1,5 @@
-"""Make ``analyzer/gradnoise/analyzer/stats/_data/null.npz``: what Gaussian noise reads when an SαS law is fitted to it.
+"""Make ``analyzer/gradnoise/analyzer/stats/_data/null.npz``: what Gaussian noise reads when an SαS law is
+fitted to it.
 
 Run ``python tools/make_null_table.py`` (about five minutes on one core). The table is committed.
 
@@ -9,8 +10,8 @@ Contents
     rate           exponential rate of the tail beyond the last level
     inverse_alpha  mean of 1/α̂ at n (what the per-parameter and across-parameter forms of Gaussian noise average to)
     rows, coordinates, standardised
-                   mean of 1/α̂ over the rows of a Gaussian matrix (rows x coordinates) whose columns are divided by the median
-                   of |u| over the other rows
+                   mean of 1/α̂ over the rows of a Gaussian matrix (rows x coordinates) whose columns are
+                   divided by the median of |u| over the other rows
 Simulation noise is smoothed in n by a low-order polynomial in n^(-1/2) where that fits (see ``smooth``).
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from gradnoise.analyzer.stats import _engine, _newton
+from gradnoise.analyzer.stats import _engine, _fit
 from gradnoise.analyzer.stats._standard import leave_one_out
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -44,8 +45,8 @@ def ratios(n: int, samples: int, rng: np.random.Generator) -> tuple[Array, Array
     for low in range(0, samples, chunk):
         x = rng.standard_normal((min(chunk, samples - low), n))
         rows = _engine.fit_rows(x, least=2, threads=1)
-        lr.append(2 * (rows[:, _newton.LOGLIK] - rows[:, _newton.GAUSS_LOGLIK]))
-        inverse.append(1 / rows[:, _newton.ALPHA])
+        lr.append(2 * (rows[:, _fit.LOGLIK] - rows[:, _fit.GAUSS_LOGLIK]))
+        inverse.append(1 / rows[:, _fit.ALPHA])
     return np.maximum(np.concatenate(lr), 0), np.concatenate(inverse)
 
 
@@ -93,7 +94,7 @@ def main() -> None:
             total = []
             for _ in range(repeats):
                 z = leave_one_out(rng.standard_normal((k, width)))
-                total.append(np.mean(1 / _engine.fit_rows(z, least=2, threads=1)[:, _newton.ALPHA]))
+                total.append(np.mean(1 / _engine.fit_rows(z, least=2, threads=1)[:, _fit.ALPHA]))
             standardised[i, j] = np.mean(total)
         print(
             f"standardised, {k} rows: {np.round(1 / standardised[i], 3)}, {time.perf_counter() - start:.0f} s",

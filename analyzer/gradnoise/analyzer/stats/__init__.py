@@ -1,8 +1,9 @@
 """Statistics of gradient noise: symmetric α-stable against Gaussian. Pure functions of arrays; no I/O.
 
-``stable`` and ``gaussian`` are the laws and their maximum-likelihood fits, ``estimators`` other estimators of α, ``compare`` the
-calibrated test between the two laws. ``contrasts`` turns draws of the gradient into noise, ``forms`` reads a noise matrix per
-parameter, across parameters and standardised. Results are frozen dataclasses built from ``Estimate``.
+``stable`` and ``gaussian`` are the laws and their maximum-likelihood fits, ``estimators`` other estimators of
+α, ``compare`` the calibrated test between the two laws. ``contrasts`` turns draws of the gradient into noise,
+``forms`` reads a noise matrix per parameter, across parameters and standardised. Results are frozen dataclasses
+built from ``Estimate``.
 """
 
 from gradnoise.analyzer.stats import compare, contrasts, estimators, forms, gaussian, stable

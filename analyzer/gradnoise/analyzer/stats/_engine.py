@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradnoise.analyzer.stats import _newton as k
+from gradnoise.analyzer.stats import _fit as k
 from gradnoise.analyzer.stats._estimate import MIN_VALUES, Status
 from gradnoise.analyzer.stats._table import table
 
@@ -50,10 +50,12 @@ def fit_rows(
     columns: bool = False,
     threads: int | None = None,
 ) -> Floats:
-    """Maximum likelihood for every row (``columns``: every column) of ``values``, float32 or float64, (samples × draws).
+    """Maximum likelihood for every row (``columns``: every column) of ``values``, float32 or float64, (samples
+    × draws).
 
-    Returns (samples × ``FIELDS``), see ``_newton``. ``warm`` is (samples × 3): starts (α, ln σ, μ), NaN where there is none.
-    ``threads=None`` takes every core for matrices of some millions of values and one thread otherwise.
+    Returns (samples × ``FIELDS``), see ``_fit``. ``warm`` is (samples × 3): starts (α, ln σ, μ), NaN where
+    there is none. ``threads=None`` takes every core for matrices of some millions of values and one thread
+    otherwise.
     """
     tab = table()
     w = np.empty(0) if weights is None else weights
@@ -66,7 +68,7 @@ def fit_rows(
 
     def work(low: int) -> None:
         high = min(low + step, samples)
-        part = np.ascontiguousarray(values[:, low:high].T if columns else values[low:high])
+        part = np.ascontiguousarray(values[:, low:high].T if columns else values[low:high], dtype=np.float64)
         k.fit_rows(part, w, located, intervals, least, starts[low:high], tab, rows[low:high])
 
     lows = range(0, samples, step)

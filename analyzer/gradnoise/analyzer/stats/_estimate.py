@@ -22,7 +22,8 @@ class Status(enum.StrEnum):
     OK = "ok"
     """A value with an interval inside the parameter space."""
     AT_BOUNDARY = "at_boundary"
-    """A value on the edge of what is allowed: α̂ = 2, the normal reading of Gaussian data, or α̂ = 0.5, the table's end."""
+    """A value on the edge of what is allowed: α̂ = 2, the normal reading of Gaussian data, or α̂ = 0.5, the
+    table's end."""
     TOO_FEW_DRAWS = "too_few_draws"
     """Fewer draws (rows) than the form needs."""
     TOO_FEW_VALUES = "too_few_values"
@@ -51,8 +52,8 @@ class Verdict(enum.StrEnum):
 class Estimate:
     """A value with its uncertainty.
 
-    Every number is a float, or a float64 array over columns where the estimate is of many columns at once. What could not be
-    computed is NaN, and then the result that holds the estimate has a status and a reason.
+    Every number is a float, or a float64 array over columns where the estimate is of many columns at once. What
+    could not be computed is NaN, and then the result that holds the estimate has a status and a reason.
     """
 
     value: Any

@@ -1,8 +1,8 @@
 """Delete-a-group jackknife over draws: the interval of everything that is averaged over columns.
 
-Columns share their draws, so their errors are correlated and the spread over columns says nothing about the error of a mean over them.
-Leaving out a tenth of the draws at a time changes all columns together, as another set of draws would (Kott, J. Official
-Statist. 17, 2001).
+Columns share their draws, so their errors are correlated and the spread over columns says nothing about the
+error of a mean over them. Leaving out a tenth of the draws at a time changes all columns together, as another
+set of draws would (Kott, J. Official Statist. 17, 2001).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ T95 = 2.2621571627409915
 
 
 def groups(rows: int) -> Ints:
-    """Group of each of ``rows`` rows: contiguous blocks, so that dependence between neighbours stays inside a group."""
+    """Group of each of ``rows`` rows: contiguous blocks, so that dependence between neighbours stays inside a
+    group."""
     return (np.arange(rows) * GROUPS) // max(rows, 1)
 
 

@@ -18,8 +18,9 @@ _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 def kernel(function: F) -> F:
     """Compile ``function`` with numba on first call, releasing the GIL.
 
-    The compiled code is cached between processes. Where neither the package folder nor a user cache folder is writable
-    numba refuses ``cache=True`` when the module is imported; then the kernel is compiled anew in each process.
+    The compiled code is cached between processes. Where neither the package folder nor a user cache folder is
+    writable numba refuses ``cache=True`` when the module is imported; then the kernel is compiled anew in each
+    process.
     """
     try:
         compiled = numba.njit(cache=True, **_OPTIONS)(function)

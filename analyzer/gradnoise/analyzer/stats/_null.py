@@ -1,4 +1,5 @@
-"""What Gaussian noise reads: the simulated null of the likelihood ratio and of α̂, from ``tools/make_null_table.py``."""
+"""What Gaussian noise reads: the simulated null of the likelihood ratio and of α̂, from
+``tools/make_null_table.py``."""
 
 from __future__ import annotations
 
@@ -38,8 +39,9 @@ def null() -> Null:
 def p_value(ratio: ArrayLike, n: ArrayLike) -> Floats:
     """P₀(LR ≥ ``ratio``) at sample size ``n``; 1 where the ratio is 0 (the null has an atom of about 0.84–0.9 there).
 
-    Between the table's sizes ln survival is interpolated in ln n, between its levels in √LR, and beyond its last level, 0.001, the tail
-    is exponential with the fitted rate. NaN ratios give NaN. Sizes outside the table take its nearest end.
+    Between the table's sizes ln survival is interpolated in ln n, between its levels in √LR, and beyond its
+    last level, 0.001, the tail is exponential with the fitted rate. NaN ratios give NaN. Sizes outside the
+    table take its nearest end.
     """
     tab = null()
     lr, sizes = np.broadcast_arrays(np.asarray(ratio, dtype=np.float64), np.asarray(n, dtype=np.float64))
@@ -61,7 +63,8 @@ def p_value(ratio: ArrayLike, n: ArrayLike) -> Floats:
 
 
 def inverse_alpha(n: ArrayLike) -> Floats:
-    """Mean of 1/α̂ over Gaussian samples of size ``n``; above the table's largest size it is taken to ½ as n^(−1/2)."""
+    """Mean of 1/α̂ over Gaussian samples of size ``n``; above the table's largest size it is taken to ½ as
+    n^(−1/2)."""
     tab = null()
     sizes = np.asarray(n, dtype=np.float64)
     inside = np.interp(np.log(np.maximum(sizes, 1.0)), np.log(tab.n), tab.inverse_alpha)

@@ -4,8 +4,8 @@
 f(x; α) = f(x; 2) + δ T(x, α), T a polynomial in α and x on cells, and beyond ``X_TAIL`` the tail series
 f = δ Σ_k b_k(α) x^(−αk−1).
 
-A kernel first *collapses* the table at one α (every coefficient becomes a number and its two α-derivatives; about 2 µs), then
-evaluates points with one exponential and one logarithm each.
+A kernel first *collapses* the table at one α (every coefficient becomes a number and its two α-derivatives;
+about 2 µs), then evaluates points with one exponential and one logarithm each.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """SαS against Gaussian: a likelihood ratio whose null is simulated, because α = 2 is a boundary.
 
-LR = 2 (ℓ_SαS − ℓ_Gauss) is exactly 0 for about 84 % of Gaussian samples and, where it is not, much smaller than χ²₁ would have it. The
-p-value is P₀(LR ≥ observed) at the sample's size, from a shipped table (``tools/make_null_table.py``), and 1 where LR = 0:
-super-uniform under the Gaussian, so Benjamini–Hochberg over columns holds (π₀-adaptive variants do not).
+LR = 2 (ℓ_SαS − ℓ_Gauss) is exactly 0 for about 84 % of Gaussian samples and, where it is not, much smaller than
+χ²₁ would have it. The p-value is P₀(LR ≥ observed) at the sample's size, from a shipped table
+(``tools/make_null_table.py``), and 1 where LR = 0: super-uniform under the Gaussian, so Benjamini–Hochberg over
+columns holds (π₀-adaptive variants do not).
 
-Rejecting the Gaussian does not make the law stable: a Student t or a mixture of scales rejects it as well. That is why no
-verdict says so.
+Rejecting the Gaussian does not make the law stable: a Student t or a mixture of scales rejects it as well. That
+is why no verdict says so.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradnoise.analyzer.stats import _engine, _newton, _null, gaussian, stable
+from gradnoise.analyzer.stats import _engine, _fit, _null, gaussian, stable
 from gradnoise.analyzer.stats._estimate import MIN_VALUES, Status, TooFewValues, Verdict, as_real
 from gradnoise.analyzer.stats._multiple import benjamini_hochberg
 
@@ -52,7 +53,8 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Comparisons:
-    """The fields of ``Comparison`` as arrays over columns, NaN where a column has no fit (``stable.status`` says why)."""
+    """The fields of ``Comparison`` as arrays over columns, NaN where a column has no fit (``stable.status``
+    says why)."""
 
     p_value: Floats
     adjusted: Floats
@@ -70,7 +72,8 @@ class Comparisons:
 
 
 def decide(p_value: float, low: float) -> Verdict:
-    """``not_gaussian`` if p < 0.01; ``gaussian`` if p ≥ 0.05 and α's interval begins at 1.85 or above; else ``undecided``."""
+    """``not_gaussian`` if p < 0.01; ``gaussian`` if p ≥ 0.05 and α's interval begins at 1.85 or above; else
+    ``undecided``."""
     if p_value < REJECT_BELOW:
         return Verdict.NOT_GAUSSIAN
     if p_value >= ACCEPT_ABOVE and low >= ACCEPT_LOW:
@@ -83,9 +86,9 @@ def stable_vs_gaussian_columns(U: ArrayLike, *, location: bool = False, threads:
     values = as_real(U, "U", 2)
     rows = _engine.fit_rows(values, located=location, intervals=True, columns=True, threads=threads)
     fits = stable.fits_from_rows(rows, location)
-    fitted = np.isin(rows[:, _newton.CODE].astype(int), _engine.FITTED)
+    fitted = np.isin(rows[:, _fit.CODE].astype(int), _engine.FITTED)
     ratio = np.full(len(rows), np.nan)
-    ratio[fitted] = np.maximum(2 * (rows[fitted, _newton.LOGLIK] - rows[fitted, _newton.GAUSS_LOGLIK]), 0.0)
+    ratio[fitted] = np.maximum(2 * (rows[fitted, _fit.LOGLIK] - rows[fitted, _fit.GAUSS_LOGLIK]), 0.0)
     p = np.full(len(rows), np.nan)
     p[fitted] = _null.p_value(ratio[fitted], fits.n[fitted])
     adjusted = np.full(len(rows), np.nan)

@@ -1,8 +1,9 @@
 """From draws of the gradient to noise: what ∇F is replaced by when u = ∇F − ∇f_S is formed.
 
-Every contrast takes draws (K × J: minibatch gradients at J coordinates) and returns a ``Contrast`` whose ``noise`` rows are what the
-forms are computed from. Draws with NaN or infinity are dropped and counted first: one of them would spoil every row of
-``mean``. The contrast decides what an α means, so each result carries its ``reference``.
+Every contrast takes draws (K × J: minibatch gradients at J coordinates) and returns a ``Contrast`` whose
+``noise`` rows are what the forms are computed from. Draws with NaN or infinity are dropped and counted first:
+one of them would spoil every row of ``mean``. The contrast decides what an α means, so each result carries its
+``reference``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Contrast:
     draws_per_row: int
     """Draws in one row of a set of *disjoint* rows: 2 for ``pair`` and ``difference``, 1 otherwise."""
     row_stride: int
-    """Every ``row_stride``-th row shares no draw with the others: 2 for ``difference`` (neighbours share one), else 1."""
+    """Every ``row_stride``-th row shares no draw with the others: 2 for ``difference`` (neighbours share one),
+    else 1."""
     covariance_factor: float
     """Times the covariance of the rows gives the covariance Σ of one draw."""
     warnings: tuple[str, ...] = ()
@@ -77,14 +79,16 @@ def _finite(
 def pair(draws: ArrayLike, theta: ArrayLike | None = None) -> Contrast:
     """Half-differences of disjoint pairs of draws: the default for α.
 
-    Symmetric by construction, ∇F cancels exactly, rows are independent; covariance Σ/2. For SαS noise α is unchanged; for any
-    other law it is the α of the symmetrised, once-summed noise.
+    Symmetric by construction, ∇F cancels exactly, rows are independent; covariance Σ/2. For SαS noise α is
+    unchanged; for any other law it is the α of the symmetrised, once-summed noise.
 
-    ``theta`` (length K) numbers the parameter states of the draws. Draws of one θ are paired with each other; where that would
-    leave more than half of the draws alone (a burst: one draw a step) neighbours in time are paired instead, the drift of one
-    step stays in the noise, and a warning says so. ``None``: all draws at one θ. A last odd draw is dropped.
+    ``theta`` (length K) numbers the parameter states of the draws. Draws of one θ are paired with each other;
+    where that would leave more than half of the draws alone (a burst: one draw a step) neighbours in time are
+    paired instead, the drift of one step stays in the noise, and a warning says so. ``None``: all draws at one
+    θ. A last odd draw is dropped.
 
-    Raises ``InvalidInput`` for draws that are no real matrix or a ``theta`` of another length, ``TooFewValues`` below 2 draws.
+    Raises ``InvalidInput`` for draws that are no real matrix or a ``theta`` of another length, ``TooFewValues``
+    below 2 draws.
     """
     array, keep, warnings = _finite(draws, 2, "pair")
     k = array.shape[0]
@@ -114,9 +118,9 @@ def pair(draws: ArrayLike, theta: ArrayLike | None = None) -> Contrast:
 def mean(draws: ArrayLike) -> Contrast:
     """Mean of the draws minus each draw, for draws at one frozen θ.
 
-    Columns sum to 0 and rows correlate −1/(K−1): the covariance needs K/(K−1). For heavy tails the mean itself is heavy-tailed and
-    the scale grows (``Contrast.scale_factor``; by 1.73 at α = 1.05 and K = 100), and skewed noise centred by its mean reads as
-    lighter- or heavier-tailed than it is: prefer ``pair`` for α.
+    Columns sum to 0 and rows correlate −1/(K−1): the covariance needs K/(K−1). For heavy tails the mean itself
+    is heavy-tailed and the scale grows (``Contrast.scale_factor``; by 1.73 at α = 1.05 and K = 100), and skewed
+    noise centred by its mean reads as lighter- or heavier-tailed than it is: prefer ``pair`` for α.
 
     Raises as ``pair``.
     """
@@ -132,9 +136,9 @@ def mean(draws: ArrayLike) -> Contrast:
 def difference(draws: ArrayLike) -> Contrast:
     """g_{t−1} − g_t, the noise of step t against the gradient before, along a trajectory.
 
-    Costs no extra work and cancels drift to first order. Covariance 2Σ, scale 2^{1/α} σ; neighbouring rows share a draw (lag-1
-    correlation −½), and sums of neighbours telescope: sums are taken over every second row. Where a draw was dropped the
-    difference spans two steps.
+    Costs no extra work and cancels drift to first order. Covariance 2Σ, scale 2^{1/α} σ; neighbouring rows
+    share a draw (lag-1 correlation −½), and sums of neighbours telescope: sums are taken over every second row.
+    Where a draw was dropped the difference spans two steps.
 
     Raises as ``pair``.
     """

@@ -1,6 +1,7 @@
 """Estimators of α other than maximum likelihood.
 
-``mmo`` is the one that the first papers on heavy-tailed gradient noise used; it is here to reproduce them, bias and all.
+``mmo`` is the one that the first papers on heavy-tailed gradient noise used; it is here to reproduce them, bias
+and all.
 """
 
 from __future__ import annotations
@@ -33,18 +34,20 @@ _SMALL_BLOCK = 0.25
 def mmo(x: ArrayLike) -> Estimate:
     """Block-sum estimator of α, as the code published with Simsekli et al. 2019 and Zhou et al. 2020 computes it.
 
-    Mohammadi, Mohammadpour & Ogata 2015, corollary 2.4. ``x``: N values, flattened in row-major order (draws × parameters, pooled,
-    in that code; subtracting the mean gradient is the caller's part). m is the largest divisor of N not above √N, Y_i the N/m
-    sums of m consecutive values, and with ε = 2.2e-16
+    Mohammadi, Mohammadpour & Ogata 2015, corollary 2.4. ``x``: N values, flattened in row-major order (draws ×
+    parameters, pooled, in that code; subtracting the mean gradient is the caller's part). m is the largest
+    divisor of N not above √N, Y_i the N/m sums of m consecutive values, and with ε = 2.2e-16
 
         1/α̂ = (mean ln(|Y| + ε) − mean ln(|X| + ε)) / ln m.
 
-    Computed in float64 (the published code works in the dtype of its gradients). The standard error takes blocks as independent;
-    the interval is that of 1/α̂, inverted, and infinite or negative where the estimate is so poor.
+    Computed in float64 (the published code works in the dtype of its gradients). The standard error takes
+    blocks as independent; the interval is that of 1/α̂, inverted, and infinite or negative where the estimate
+    is so poor.
 
-    What it cannot know, and this function says in ``warnings``: N prime makes m = 1 and the value NaN; an N without a divisor
-    near √N makes blocks short; exact zeros enter as ln ε = −36 and drive α̂ down. What it cannot even say: α̂ depends on the order of the values;
-    a spread of scales or correlated neighbours read as a heavy tail; and Gaussian values exceed 2 half the time.
+    What it cannot know, and this function says in ``warnings``: N prime makes m = 1 and the value NaN; an N
+    without a divisor near √N makes blocks short; exact zeros enter as ln ε = −36 and drive α̂ down. What it
+    cannot even say: α̂ depends on the order of the values; a spread of scales or correlated neighbours read as
+    a heavy tail; and Gaussian values exceed 2 half the time.
 
     Raises ``InvalidInput`` (not numbers), ``NonFiniteValues``, ``TooFewValues`` (fewer than 30), ``AllZero``.
     """

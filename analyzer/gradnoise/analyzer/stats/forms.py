@@ -1,16 +1,18 @@
 """The forms in which one noise matrix is read, and what each of them reads when the noise is Gaussian.
 
-A noise matrix U has a row a draw and a column a coordinate of one parameter group. ``per_parameter`` fits every column,
-``across_parameter`` every row, ``standardized`` every row after each column was divided by a robust scale of itself. They answer
-different questions and on real gradients they disagree: across parameters a spread of scales reads as a heavy tail. Never
-report one of them alone.
+A noise matrix U has a row a draw and a column a coordinate of one parameter group. ``per_parameter`` fits every
+column, ``across_parameter`` every row, ``standardized`` every row after each column was divided by a robust
+scale of itself. They answer different questions and on real gradients they disagree: across parameters a spread
+of scales reads as a heavy tail. Never report one of them alone.
 
-Each form averages **1/α̂** over its columns (rows), because that is closer to unbiased than α̂ is. The interval resamples draws, never
-columns (``_jackknife``). Beside α stands ``null_alpha``, what Gaussian noise of the same shape reads in the same form.
+Each form averages **1/α̂** over its columns (rows), because that is closer to unbiased than α̂ is. The interval
+resamples draws, never columns (``_jackknife``). Beside α stands ``null_alpha``, what Gaussian noise of the same
+shape reads in the same form.
 
-Verdict (``verdict``): ``not_gaussian`` if α's interval ends below ``null_alpha`` and more than ``REJECTED_SHARE`` of the columns
-(rows) reject the Gaussian at a false-discovery rate of ``FALSE_DISCOVERY_RATE``; ``gaussian`` if the interval begins at
-``null_alpha`` − ``GAUSSIAN_MARGIN`` or above and no more than that share rejects; otherwise ``undecided``.
+Verdict (``verdict``): ``not_gaussian`` if α's interval ends below ``null_alpha`` and more than
+``REJECTED_SHARE`` of the columns (rows) reject the Gaussian at a false-discovery rate of
+``FALSE_DISCOVERY_RATE``; ``gaussian`` if the interval begins at ``null_alpha`` − ``GAUSSIAN_MARGIN`` or above
+and no more than that share rejects; otherwise ``undecided``.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradnoise.analyzer.stats import _engine, _newton, _null
+from gradnoise.analyzer.stats import _engine, _fit, _null
 from gradnoise.analyzer.stats._estimate import MIN_VALUES, Estimate, InvalidInput, Status, Verdict, as_real
 from gradnoise.analyzer.stats._jackknife import GROUPS, alpha_estimate, groups, scale_estimate
 from gradnoise.analyzer.stats._multiple import rejected_share
@@ -93,7 +95,8 @@ class FormResult:
     replicates: Floats
     """The jackknife replicates of 1/α, one a tenth of the draws, aligned across the groups of one window."""
     scale: Estimate
-    """Median over columns (rows) of σ̂ of the noise rows, in their units (``Contrast.scale_factor`` leads to one draw's);
+    """Median over columns (rows) of σ̂ of the noise rows, in their units (``Contrast.scale_factor`` leads to
+    one draw's);
     ``standardized``: in units of a column's median |u|."""
     scale_replicates: Floats
     sums: tuple[SumResult, ...]
@@ -187,22 +190,22 @@ def _nothing(form: str, given: _Input, status: Status, reason: str) -> FormResul
 
 
 def _failed(rows: Floats) -> Status:
-    codes = rows[:, _newton.CODE].astype(int)
+    codes = rows[:, _fit.CODE].astype(int)
     values, counts = np.unique(codes[~np.isin(codes, _engine.FITTED)], return_counts=True)
     return _engine.STATUS[int(values[counts.argmax()])]
 
 
 def _units(rows: Floats) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], Floats, Floats, Floats, float]:
     """Which units were fitted, and of those 1/α̂, σ̂, p-values and the null's mean 1/α̂."""
-    fitted = np.isin(rows[:, _newton.CODE].astype(int), _engine.FITTED)
+    fitted = np.isin(rows[:, _fit.CODE].astype(int), _engine.FITTED)
     good = rows[fitted]
-    ratio = 2.0 * (good[:, _newton.LOGLIK] - good[:, _newton.GAUSS_LOGLIK])
-    n = good[:, _newton.N_USED]
+    ratio = 2.0 * (good[:, _fit.LOGLIK] - good[:, _fit.GAUSS_LOGLIK])
+    n = good[:, _fit.N_USED]
     null_inverse = float(_null.inverse_alpha(n).mean()) if len(good) else float("nan")
     return (
         fitted,
-        1.0 / good[:, _newton.ALPHA],
-        np.exp(good[:, _newton.LOG_SCALE]),
+        1.0 / good[:, _fit.ALPHA],
+        np.exp(good[:, _fit.LOG_SCALE]),
         _null.p_value(ratio, n),
         null_inverse,
     )
@@ -224,9 +227,9 @@ def _column_core(matrix: Matrix, group: np.ndarray[Any, np.dtype[np.int64]], lea
         if keep.all():
             continue
         again = _engine.fit_rows(columns[:, keep], least=2, warm=warm)
-        ok = np.isin(again[:, _newton.CODE].astype(int), _engine.FITTED)
-        replicates[g] = np.where(ok, 1.0 / again[:, _newton.ALPHA], inverse).mean()
-        scale_replicates[g] = np.median(np.where(ok, np.exp(again[:, _newton.LOG_SCALE]), sigma))
+        ok = np.isin(again[:, _fit.CODE].astype(int), _engine.FITTED)
+        replicates[g] = np.where(ok, 1.0 / again[:, _fit.ALPHA], inverse).mean()
+        scale_replicates[g] = np.median(np.where(ok, np.exp(again[:, _fit.LOG_SCALE]), sigma))
     return _Core(float(inverse.mean()), replicates, float(np.median(sigma)), scale_replicates, null_inverse, p, None)
 
 
@@ -247,7 +250,8 @@ def _row_core(matrix: Matrix, group: np.ndarray[Any, np.dtype[np.int64]], least:
 
 
 def _block_sums(given: _Input, source: Matrix, m: int) -> tuple[Matrix, np.ndarray[Any, np.dtype[np.int64]]]:
-    """Sums over disjoint blocks of ``m`` draws in draw order; blocks with NaN left out. And their jackknife groups."""
+    """Sums over disjoint blocks of ``m`` draws in draw order; blocks with NaN left out. And their jackknife
+    groups."""
     rows = source[:: given.stride]
     length = max(m // given.draws_per_row, 1)
     blocks = len(rows) // length
@@ -303,8 +307,9 @@ def _result(form: str, given: _Input, core: _Core, null_inverse: float, columns_
 def per_parameter(noise: Contrast | ArrayLike) -> FormResult:
     """SαS index of each coordinate over the draws, averaged over the coordinates (Xie et al. 2022, "iteration-wise").
 
-    ``noise``: a ``Contrast``, or rows × columns of noise already formed. Mixes nothing up, but needs draws: fewer than 30 noise
-    rows give status ``too_few_draws``. Columns with fewer than 30 non-zero values are left out.
+    ``noise``: a ``Contrast``, or rows × columns of noise already formed. Mixes nothing up, but needs draws:
+    fewer than 30 noise rows give status ``too_few_draws``. Columns with fewer than 30 non-zero values are left
+    out.
     """
     given = _prepare(noise)
     if (refusal := _refuse("per_parameter", given, MIN_ROWS_PER_PARAMETER)) is not None:
@@ -321,9 +326,9 @@ def per_parameter(noise: Contrast | ArrayLike) -> FormResult:
 def across_parameter(noise: Contrast | ArrayLike) -> FormResult:
     """SαS index over the coordinates of each draw, averaged over the draws (Simsekli et al. 2019, "dimension-wise").
 
-    A spread of scales over coordinates reads as a heavy tail here, whatever the law of each of them. Needs 10 rows and 30
-    coordinates. Coordinates bound by a linear relation (rows that sum to 0, as a softmax layer's bias has; all moving together) give
-    ``degenerate``.
+    A spread of scales over coordinates reads as a heavy tail here, whatever the law of each of them. Needs 10
+    rows and 30 coordinates. Coordinates bound by a linear relation (rows that sum to 0, as a softmax layer's
+    bias has; all moving together) give ``degenerate``.
     """
     given = _prepare(noise)
     refusal = _refuse("across_parameter", given, MIN_ROWS) or _refuse_coordinates("across_parameter", given)
@@ -345,10 +350,11 @@ def across_parameter(noise: Contrast | ArrayLike) -> FormResult:
 def standardized(noise: Contrast | ArrayLike) -> FormResult:
     """As ``across_parameter``, each value divided by the median |u| of its column over the *other* rows.
 
-    That removes the spread of scales and leaves the tail. Gaussian columns divided so are not Gaussian but heavier-tailed, the more
-    so the fewer the rows: ``null_alpha`` is simulated at the same number of rows and coordinates, and so is the meaning of the
-    verdict; the share of rejecting rows is measured against the Gaussian itself. Columns whose scale is 0 are left out. The
-    jackknife deletes rows and does not standardise the others anew.
+    That removes the spread of scales and leaves the tail. Gaussian columns divided so are not Gaussian but
+    heavier-tailed, the more so the fewer the rows: ``null_alpha`` is simulated at the same number of rows and
+    coordinates, and so is the meaning of the verdict; the share of rejecting rows is measured against the
+    Gaussian itself. Columns whose scale is 0 are left out. The jackknife deletes rows and does not standardise
+    the others anew.
     """
     given = _prepare(noise)
     refusal = _refuse("standardized", given, MIN_ROWS) or _refuse_coordinates("standardized", given)
@@ -420,7 +426,8 @@ def _refuse_coordinates(form: str, given: _Input) -> FormResult | None:
 
 
 def _effective_coordinates(given: _Input) -> float:
-    """1 / mean squared cosine between the sign patterns of different rows: J for independent coordinates, 1 for rank one."""
+    """1 / mean squared cosine between the sign patterns of different rows: J for independent coordinates, 1 for
+    rank one."""
     signs = np.sign(given.matrix[:256]).astype(np.float32)
     norms = np.sqrt((signs * signs).sum(axis=1))
     signs = signs[norms > 0] / norms[norms > 0, None]
@@ -444,10 +451,11 @@ def _dependence(given: _Input) -> tuple[str, ...]:
 def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResult:
     """Results of one form for several parameter groups of one window, as one with a joint interval.
 
-    1/α, null, shares and the replicates of 1/α are averaged with ``weights`` (group sizes, say); because the replicates of all
-    groups leave out the same draws, their average carries the correlation between groups. The scale is the weighted geometric
-    mean. Groups without a value are left out and named by position in a warning; without any the result has their most
-    common status. Raises ``InvalidInput`` for no results, mixed forms, or bad weights.
+    1/α, null, shares and the replicates of 1/α are averaged with ``weights`` (group sizes, say); because the
+    replicates of all groups leave out the same draws, their average carries the correlation between groups. The
+    scale is the weighted geometric mean. Groups without a value are left out and named by position in a
+    warning; without any the result has their most common status. Raises ``InvalidInput`` for no results, mixed
+    forms, or bad weights.
     """
     weight = np.asarray(weights, dtype=np.float64)
     if len(results) == 0 or weight.shape != (len(results),):

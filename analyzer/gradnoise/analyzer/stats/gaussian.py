@@ -1,7 +1,7 @@
 """The Gaussian law, fitted by maximum likelihood in the parametrisation of the stable laws.
 
-α = 2 is N(μ, 2σ²): ``scale`` is σ = standard deviation / √2, so that it can stand beside an SαS scale, and ``std`` is the
-standard deviation itself.
+α = 2 is N(μ, 2σ²): ``scale`` is σ = standard deviation / √2, so that it can stand beside an SαS scale, and
+``std`` is the standard deviation itself.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def logpdf(x: ArrayLike, scale: ArrayLike = 1.0) -> Any:
 def fit_columns(U: ArrayLike, weights: ArrayLike | None = None, *, location: bool = False) -> GaussianFits:
     """Gaussian fits of all columns of ``U`` (draws × columns): closed form, exact zeros left out and counted.
 
-    ``weights``: one frequency a draw. Raises ``InvalidInput`` for something that is not a real matrix; nothing in a column
-    raises (see ``GaussianFits.status``).
+    ``weights``: one frequency a draw. Raises ``InvalidInput`` for something that is not a real matrix; nothing
+    in a column raises (see ``GaussianFits.status``).
     """
     values = as_real(U, "U", 2)
     w = as_weights(weights, values.shape[0])

@@ -3,9 +3,10 @@
 SαS(σ) has the characteristic function E exp(iωx) = exp(−σ^α |ω|^α), 0 < α ≤ 2. α = 1 is the Cauchy law of scale σ and
 **α = 2 is N(0, 2σ²)**: σ is a scale, never a standard deviation. The functions here cover 0.5 ≤ α ≤ 2.
 
-The density comes from a shipped table (``tools/make_stable_table.py``); its relative error is below 1e-9 for every finite x
-and every α in the range, except where the density itself underflows. References: Nolan, *Univariate Stable Distributions*
-(2020), §3.2; DuMouchel, Ann. Statist. 1 (1973) for the likelihood; Chambers, Mallows & Stuck, JASA 71 (1976) for ``rvs``.
+The density comes from a shipped table (``tools/make_stable_table.py``); its relative error is below 1e-9 for
+every finite x and every α in the range, except where the density itself underflows. References: Nolan,
+*Univariate Stable Distributions* (2020), §3.2; DuMouchel, Ann. Statist. 1 (1973) for the likelihood; Chambers,
+Mallows & Stuck, JASA 71 (1976) for ``rvs``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradnoise.analyzer.stats import _engine, _newton
+from gradnoise.analyzer.stats import _engine, _fit
 from gradnoise.analyzer.stats._estimate import (
     MIN_VALUES,
     Z95,
@@ -57,9 +58,9 @@ def _parameters(alpha: ArrayLike, scale: ArrayLike) -> tuple[Floats, Floats]:
 def logpdf(x: ArrayLike, alpha: ArrayLike, scale: ArrayLike = 1.0) -> Any:
     """Natural logarithm of the SαS(``scale``) density at ``x``.
 
-    The three arguments broadcast; the answer is a float64 array of the common shape, or a float for three scalars. NaN in
-    ``x`` stays NaN and ±infinity gives −infinity. Raises ``InvalidInput`` for α outside [0.5, 2] or a scale not above 0.
-    Relative error of the density: below 1e-9; exact at α = 1 and α = 2.
+    The three arguments broadcast; the answer is a float64 array of the common shape, or a float for three
+    scalars. NaN in ``x`` stays NaN and ±infinity gives −infinity. Raises ``InvalidInput`` for α outside [0.5,
+    2] or a scale not above 0. Relative error of the density: below 1e-9; exact at α = 1 and α = 2.
     """
     a, s = _parameters(alpha, scale)
     try:
@@ -110,7 +111,8 @@ class StableFit:
     """An SαS law fitted to one sample."""
 
     alpha: Estimate
-    """Stable index. Interval: profile likelihood, cut at 2. At α̂ = 2 (status ``at_boundary``) no standard error exists in
+    """Stable index. Interval: profile likelihood, cut at 2. At α̂ = 2 (status ``at_boundary``) no standard
+    error exists in
     the usual sense; ``se`` is then (2 − low)/1.96, the one-sided interval's length in its own unit."""
     scale: Estimate
     """σ, in units of x. Interval: exp(ln σ̂ ± 1.96 se(ln σ̂)); at α̂ = 2 the one of the Gaussian fit."""
@@ -129,7 +131,8 @@ class StableFit:
 class StableFits:
     """SαS laws fitted to the columns of a matrix: the fields of ``StableFit`` as float64 arrays over columns.
 
-    ``fits[j]`` is the ``StableFit`` of column j. A column that could not be fitted is NaN, with its reason in ``status``.
+    ``fits[j]`` is the ``StableFit`` of column j. A column that could not be fitted is NaN, with its reason in
+    ``status``.
     """
 
     alpha: Estimate
@@ -173,19 +176,19 @@ def _warnings(status: Status, alpha: float, zeros: float) -> tuple[str, ...]:
 
 def fits_from_rows(rows: Floats, located: bool, intervals: bool = True) -> StableFits:
     """Name the columns of kernel results (internal to the package)."""
-    code = rows[:, _newton.CODE].astype(int)
+    code = rows[:, _fit.CODE].astype(int)
     fitted = np.isin(code, _engine.FITTED)
     rows = rows.copy()
-    rows[~fitted, _newton.ALPHA : _newton.HIGH + 1] = np.nan
-    n, zeros = rows[:, _newton.N_USED], rows[:, _newton.N_ZERO]
-    alpha, low, high = rows[:, _newton.ALPHA], rows[:, _newton.LOW], rows[:, _newton.HIGH]
-    se = rows[:, _newton.SE_ALPHA]
+    rows[~fitted, _fit.ALPHA : _fit.HIGH + 1] = np.nan
+    n, zeros = rows[:, _fit.N_USED], rows[:, _fit.N_ZERO]
+    alpha, low, high = rows[:, _fit.ALPHA], rows[:, _fit.LOW], rows[:, _fit.HIGH]
+    se = rows[:, _fit.SE_ALPHA]
     if intervals:
         se = np.where(alpha >= 2.0, (2.0 - low) / Z95, np.where(alpha <= ALPHA_MIN, (high - ALPHA_MIN) / Z95, se))
-    scale, half = np.exp(rows[:, _newton.LOG_SCALE]), Z95 * rows[:, _newton.SE_LOG_SCALE]
+    scale, half = np.exp(rows[:, _fit.LOG_SCALE]), Z95 * rows[:, _fit.SE_LOG_SCALE]
     location = None
     if located:
-        mu, se_mu = rows[:, _newton.LOCATION], rows[:, _newton.SE_LOCATION]
+        mu, se_mu = rows[:, _fit.LOCATION], rows[:, _fit.SE_LOCATION]
         location = Estimate(
             mu, se_mu, mu - Z95 * se_mu, mu + Z95 * se_mu, n, "maximum likelihood; interval from the observed information",
             _REFERENCE,
@@ -194,11 +197,11 @@ def fits_from_rows(rows: Floats, located: bool, intervals: bool = True) -> Stabl
     return StableFits(
         alpha=Estimate(alpha, se, low, high, n, method, _REFERENCE),
         scale=Estimate(
-            scale, scale * rows[:, _newton.SE_LOG_SCALE], scale * np.exp(-half), scale * np.exp(half), n, _METHOD_WALD,
+            scale, scale * rows[:, _fit.SE_LOG_SCALE], scale * np.exp(-half), scale * np.exp(half), n, _METHOD_WALD,
             _REFERENCE,
         ),
         location=location,
-        loglik=rows[:, _newton.LOGLIK],
+        loglik=rows[:, _fit.LOGLIK],
         n=n,
         zeros=np.divide(zeros, n + zeros, out=np.zeros_like(n), where=n + zeros > 0),
         status=tuple(_engine.STATUS[c] for c in code),
@@ -229,11 +232,11 @@ def raise_unfit(status: Status, name: str, n: float, total: int) -> None:
 def fit(x: ArrayLike, weights: ArrayLike | None = None, *, location: bool = False) -> StableFit:
     """Maximum-likelihood SαS fit of one sample ``x`` (one dimension; float32, float64 or integers).
 
-    Jointly in (α, ln σ), with ``location=True`` also in μ; without it the law is centred at 0. ``weights`` are frequencies: a
-    weight of 3 counts as three equal values. Exact zeros are counted and left out.
+    Jointly in (α, ln σ), with ``location=True`` also in μ; without it the law is centred at 0. ``weights`` are
+    frequencies: a weight of 3 counts as three equal values. Exact zeros are counted and left out.
 
-    Raises ``InvalidInput`` (text, wrong dimension, negative or too few weights), ``NonFiniteValues``, ``TooFewValues``
-    (fewer than 30 non-zero values), ``AllZero`` and ``DegenerateValues`` (constant).
+    Raises ``InvalidInput`` (text, wrong dimension, negative or too few weights), ``NonFiniteValues``,
+    ``TooFewValues`` (fewer than 30 non-zero values), ``AllZero`` and ``DegenerateValues`` (constant).
     """
     values = as_real(x, "x", 1)
     w = as_weights(weights, values.size)
@@ -255,10 +258,10 @@ def fit_columns(
 ) -> StableFits:
     """Maximum-likelihood SαS fits of all columns of ``U`` (draws × columns, float32 or float64) at once.
 
-    ``weights``: one frequency a draw, common to all columns. ``intervals=False`` leaves out the profile intervals of α (two
-    thirds of the time); they are NaN then. ``threads``: ``None`` takes every core for matrices of some millions of values.
-    ``fit_columns(U)[j]`` is ``fit(U[:, j])``, but nothing in a column raises: see ``StableFits.status``. Memory beside the
-    matrix: 1 MiB a thread.
+    ``weights``: one frequency a draw, common to all columns. ``intervals=False`` leaves out the profile
+    intervals of α (two thirds of the time); they are NaN then. ``threads``: ``None`` takes every core for
+    matrices of some millions of values. ``fit_columns(U)[j]`` is ``fit(U[:, j])``, but nothing in a column
+    raises: see ``StableFits.status``. Memory beside the matrix: 1 MiB a thread.
 
     Raises ``InvalidInput`` for something that is not a real matrix, or bad weights.
     """
