@@ -1,9 +1,21 @@
-"""Errors of the collector. They are raised by :func:`attach` only, never inside a training step."""
+"""Errors of the collector. None of them is raised inside a training step."""
 
 from __future__ import annotations
 
-__all__ = ["CollectorError"]
+__all__ = ["CollectorError", "RefusedError", "ShipError", "UnreachableError"]
 
 
 class CollectorError(Exception):
-    """What :func:`gradnoise.collector.attach` was given cannot be recorded."""
+    """Base: what :func:`gradnoise.collector.attach` was given cannot be recorded, or a dump cannot be shipped."""
+
+
+class ShipError(CollectorError):
+    """A dump could not be shipped; what was not acknowledged is still in it."""
+
+
+class UnreachableError(ShipError):
+    """The analyzer does not answer, or takes nothing."""
+
+
+class RefusedError(ShipError):
+    """The analyzer refuses the run or one of its batches for good; sending again does not help."""

@@ -43,7 +43,7 @@ class Shipping:
 
         It is a new program in a new session: it shares no memory, no descriptors and no signals with the training.
         """
-        command = [sys.executable, "-m", "gradnoise.collector.shipper", str(dump)]
+        command = [sys.executable, "-P", "-m", "gradnoise.collector.shipper", str(dump)]
         command += ["--endpoint", endpoint, "--producer", producer]
         process = None
         try:
