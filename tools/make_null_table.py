@@ -82,7 +82,7 @@ def main() -> None:
         # se of a quantile: sqrt(p / N) / density, with a density of about p / 2 in an exponential tail of rate 1/2.
         t_error.append(2 / np.sqrt(LEVELS * samples))
         inverse_error.append(inv.std() / np.sqrt(samples))
-        print(f"n {n}: {samples} samples, atom {atom[-1]:.4f}, t(.05) {q[2]:.3f}, t(.001) {q[-1]:.2f}, rate {rate[-1]:.3f},"
+        print(f"n {n}: {samples}, atom {atom[-1]:.4f}, t(.05) {q[2]:.3f}, t(.001) {q[-1]:.2f}, rate {rate[-1]:.3f},"
               f" 1/mean(1/alpha) {1 / inverse[-1]:.4f}, {time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
     raw = np.array(t)
     smoothed = np.stack([smooth(raw[:, j], np.array(t_error)[:, j]) for j in range(len(LEVELS))], axis=1)
@@ -101,10 +101,17 @@ def main() -> None:
             flush=True,
         )
     np.savez_compressed(
-        options.out, n=SIZES, atom=smooth(np.array(atom), np.array(atom_error)), levels=LEVELS, t=np.maximum(smoothed, 0),
-        rate=np.array(rate), inverse_alpha=smooth(np.array(inverse), np.array(inverse_error)),
-        rows=ROWS, coordinates=COORDINATES, standardised=standardised,
-    )  # fmt: skip
+        options.out,
+        n=SIZES,
+        atom=smooth(np.array(atom), np.array(atom_error)),
+        levels=LEVELS,
+        t=np.maximum(smoothed, 0),
+        rate=np.array(rate),
+        inverse_alpha=smooth(np.array(inverse), np.array(inverse_error)),
+        rows=ROWS,
+        coordinates=COORDINATES,
+        standardised=standardised,
+    )
     print(f"{options.out}: {options.out.stat().st_size / 1e3:.1f} kB, {time.perf_counter() - start:.0f} s")
 
 

@@ -1,20 +1,21 @@
 """Make ``analyzer/gradnoise/analyzer/stats/_data/stable.npz``: the symmetric alpha-stable density as polynomials.
 
-Run ``python tools/make_stable_table.py`` (about a minute on one core; needs a platform whose ``long double`` has 64 bits
-of mantissa, such as x86-64). The table is committed, so nobody who only uses the package runs this.
+Run ``python tools/make_stable_table.py`` (about a minute on one core; needs a platform whose ``long double``
+has 64 bits of mantissa, such as x86-64). The table is committed, so nobody who only uses the package runs this.
 
 What is tabulated
-    T(x, alpha) = (f(x; alpha) - f(x; 2)) / (2 - alpha), so that f = f(x; 2) + (2 - alpha) T is the Gaussian exactly at
-    alpha = 2, has no cancellation near it, and keeps its power tail there.
+    T(x, alpha) = (f(x; alpha) - f(x; 2)) / (2 - alpha), so that f = f(x; 2) + (2 - alpha) T is the Gaussian
+    exactly at alpha = 2, has no cancellation near it, and keeps its power tail there.
 How
-    alpha is cut into panels, x in [0, X_TAIL] into cells that are unions of fine bins; the fine bin of x is read off the bits
-    of 1 + x / C. In a cell T is a polynomial of degree DEGREE_X in a local coordinate in [-1, 1] whose coefficients are
-    polynomials of degree DEGREE_ALPHA in the panel's local coordinate. Beyond X_TAIL the density is the tail series
-    f = sum_k a_k(alpha) x^(-alpha k - 1), and b_k = a_k / (2 - alpha) is stored as polynomials in alpha as well.
+    alpha is cut into panels, x in [0, X_TAIL] into cells that are unions of fine bins; the fine bin of x is
+    read off the bits of 1 + x / C. In a cell T is a polynomial of degree DEGREE_X in a local coordinate in [-1,
+    1] whose coefficients are polynomials of degree DEGREE_ALPHA in the panel's local coordinate. Beyond X_TAIL
+    the density is the tail series f = sum_k a_k(alpha) x^(-alpha k - 1), and b_k = a_k / (2 - alpha) is stored
+    as polynomials in alpha as well.
 Where the values come from
-    f(x) = Re (1/pi) int_0^inf exp(i x w - w^alpha) dw along a ray w = r exp(i phi) (the characteristic function of SaS(1)),
-    r = exp(s - exp(-s)), trapezoidal rule in s, in 80-bit floating point. On the ray the integrand does not oscillate more than a
-    few times, so the error is about 1e-19 absolute.
+    f(x) = Re (1/pi) int_0^inf exp(i x w - w^alpha) dw along a ray w = r exp(i phi) (the characteristic function
+    of SaS(1)), r = exp(s - exp(-s)), trapezoidal rule in s, in 80-bit floating point. On the ray the integrand
+    does not oscillate more than a few times, so the error is about 1e-19 absolute.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def density(x: Array, alpha: float) -> Array:
 def gaussian(x: Array) -> Array:
     """SaS(1) density at alpha = 2, which is N(0, 2)."""
     pi = LD("3.14159265358979323846264338327950288")
-    return np.exp(-(x.astype(LD) ** 2) / 4) / (2 * np.sqrt(pi))
+    return np.asarray(np.exp(-(x.astype(LD) ** 2) / 4) / (2 * np.sqrt(pi)))
 
 
 def tail_coefficient(k: int, alpha: float) -> float:

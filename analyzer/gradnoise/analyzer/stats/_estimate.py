@@ -70,6 +70,11 @@ class Estimate:
     """Published source, by author, year and equation."""
     warnings: tuple[str, ...] = ()
 
+    def at(self, j: int) -> Estimate:
+        """The estimate of column ``j``, of an estimate of many columns."""
+        value, se, low, high, n = (float(v[j]) for v in (self.value, self.se, self.low, self.high, self.n))
+        return Estimate(value, se, low, high, n, self.method, self.reference)
+
 
 class StatsError(ValueError):
     """Input that no result can be made of. ``status`` says the same in one word."""
@@ -122,7 +127,7 @@ def as_real(values: object, name: str, dimensions: int) -> np.ndarray[Any, np.dt
         ) from None
     if array.dtype.kind not in "fiub":
         raise InvalidInput(
-            f"{name}: expected real numbers, got an array of dtype {array.dtype}; convert it to float64 or float32 first"
+            f"{name}: expected real numbers, got an array of dtype {array.dtype}; convert it to float64 first"
         )
     if array.ndim != dimensions:
         raise InvalidInput(f"{name}: expected {dimensions} dimension(s), got shape {array.shape}")

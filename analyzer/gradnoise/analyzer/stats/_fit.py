@@ -33,7 +33,7 @@ _WARM_TOLERANCE = 1e-4  # a warm start is a jackknife replicate: a millionth of 
 
 @kernel
 def select(a: Floats, w: Floats, p: float) -> float:
-    """The value below which a share ``p`` of the weight lies; ``a`` (and ``w``, empty for equal weights) is reordered."""
+    """The value below which a share ``p`` of the weight lies; reorders ``a`` and ``w`` (empty for equal weights)."""
     left, right = 0, a.size - 1
     weighted = w.size > 0
     target = 0.0
@@ -73,8 +73,8 @@ def select(a: Floats, w: Floats, p: float) -> float:
             left = i
             target -= low + middle
         else:
-            return pivot
-    return a[left]
+            return float(pivot)
+    return float(a[left])
 
 
 @kernel
@@ -86,7 +86,8 @@ def quantile_of(
         buffer[i] = abs(x[i] - centre) if absolute else x[i]
     for i in range(w.size):
         weights[i] = w[i]
-    return select(buffer[: x.size], weights[: w.size], p)
+    value: float = select(buffer[: x.size], weights[: w.size], p)
+    return value
 
 
 @kernel
@@ -97,7 +98,7 @@ def interpolate(at: float, x: Floats, y: Floats) -> float:
     while i < x.size - 1 and sign * x[i] < sign * at:
         i += 1
     u = min(max((at - x[i - 1]) / (x[i] - x[i - 1]), 0.0), 1.0)
-    return y[i - 1] + u * (y[i] - y[i - 1])
+    return float(y[i - 1] + u * (y[i] - y[i - 1]))
 
 
 @kernel

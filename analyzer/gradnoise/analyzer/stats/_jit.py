@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., object]")
 
 # "contract" allows fused multiply-adds; nothing that would let the compiler assume NaN or infinity away.
-_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+_FAST = {"contract"}
 
 
 def kernel(function: F) -> F:
@@ -23,7 +23,7 @@ def kernel(function: F) -> F:
     process.
     """
     try:
-        compiled = numba.njit(cache=True, **_OPTIONS)(function)
+        compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)(function)
     except RuntimeError:  # "cannot cache function: no locator available"
-        compiled = numba.njit(**_OPTIONS)(function)
-    return compiled  # type: ignore[no-any-return]
+        compiled = numba.njit(nogil=True, error_model="numpy", fastmath=_FAST)(function)
+    return cast("F", compiled)

@@ -60,7 +60,7 @@ def log_likelihood(x: Floats, w: Floats, theta: Floats, tab: Table, work: Floats
         q = w[i] if w.size > 0 else 1.0
         total += q
         value += q * log_density(abs(x[i] - theta[2]) * inverse, theta[0], panel, tab, work)
-    return value - total * theta[1]
+    return float(value - total * theta[1])
 
 
 @kernel

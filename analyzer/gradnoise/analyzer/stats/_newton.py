@@ -57,7 +57,7 @@ def solve(out: Floats, free_alpha: bool, located: bool, n: float, step: Floats) 
     if not ok:
         d_s, d_m, d_a = n, (0.3 * n * scale if located else 1.0), (n if free_alpha else 1.0)
         step[0], step[1], step[2] = g_a / max(d_a, abs(aa)), g_s / max(d_s, abs(ss)), g_m / max(d_m, abs(mm))
-        return max(g_a * step[0] + g_s * step[1] + g_m * step[2], 1e-6)
+        return float(max(g_a * step[0] + g_s * step[1] + g_m * step[2], 1e-6))
     l33 = math.sqrt(l33)
     y1 = g_s / l11
     y2 = (g_m - l21 * y1) / l22
@@ -65,7 +65,7 @@ def solve(out: Floats, free_alpha: bool, located: bool, n: float, step: Floats) 
     step[0] = y3 / l33
     step[2] = (y2 - l32 * step[0]) / l22
     step[1] = (y1 - l21 * step[2] - l31 * step[0]) / l11
-    return y1 * y1 + y2 * y2 + y3 * y3
+    return float(y1 * y1 + y2 * y2 + y3 * y3)
 
 
 @kernel

@@ -110,7 +110,7 @@ def excess(z: float, panel: int, tab: Table, work: Floats) -> float:
     cell = tab.cell_of[panel, fine]
     u = (z - tab.mid[panel, cell]) * tab.inverse[panel, cell]
     at = TAIL_TERMS + _WIDTH * cell
-    value = work[0, at + _WIDTH - 1]
+    value: float = work[0, at + _WIDTH - 1]
     for j in range(_WIDTH - 2, -1, -1):
         value = value * u + work[0, at + j]
     return value

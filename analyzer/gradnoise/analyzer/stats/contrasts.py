@@ -53,9 +53,9 @@ class Contrast:
         ``difference`` 2^{1/α} σ; ``mean`` [(1 − 1/K)^α + (K−1) K^{−α}]^{1/α} σ.
         """
         if self.reference == "pair":
-            return 2.0 ** (1.0 - 1.0 / alpha)
+            return float(2.0 ** (1.0 - 1.0 / alpha))
         if self.reference == "difference":
-            return 2.0 ** (-1.0 / alpha)
+            return float(2.0 ** (-1.0 / alpha))
         if self.reference == "mean":
             k = self.draws_used
             return float(((1 - 1 / k) ** alpha + (k - 1) * k ** (-alpha)) ** (-1 / alpha))

@@ -68,14 +68,11 @@ class GaussianFits:
         return len(self.status)
 
     def __getitem__(self, j: int) -> GaussianFit:
-        def pick(e: Estimate) -> Estimate:
-            return Estimate(*(float(v[j]) for v in (e.value, e.se, e.low, e.high, e.n)), method=e.method)
-
         zeros = float(self.zeros[j])
         return GaussianFit(
-            scale=pick(self.scale),
-            std=pick(self.std),
-            location=None if self.location is None else pick(self.location),
+            scale=self.scale.at(j),
+            std=self.std.at(j),
+            location=None if self.location is None else self.location.at(j),
             loglik=float(self.loglik[j]),
             n=float(self.n[j]),
             zeros=zeros,

@@ -148,15 +148,11 @@ class StableFits:
         return len(self.status)
 
     def __getitem__(self, j: int) -> StableFit:
-        def pick(e: Estimate) -> Estimate:
-            parts = (float(v[j]) for v in (e.value, e.se, e.low, e.high, e.n))
-            return Estimate(*parts, method=e.method, reference=e.reference)
-
         zeros = float(self.zeros[j])
         return StableFit(
-            alpha=pick(self.alpha),
-            scale=pick(self.scale),
-            location=None if self.location is None else pick(self.location),
+            alpha=self.alpha.at(j),
+            scale=self.scale.at(j),
+            location=None if self.location is None else self.location.at(j),
             loglik=float(self.loglik[j]),
             n=float(self.n[j]),
             zeros=zeros,
@@ -190,14 +186,24 @@ def fits_from_rows(rows: Floats, located: bool, intervals: bool = True) -> Stabl
     if located:
         mu, se_mu = rows[:, _fit.LOCATION], rows[:, _fit.SE_LOCATION]
         location = Estimate(
-            mu, se_mu, mu - Z95 * se_mu, mu + Z95 * se_mu, n, "maximum likelihood; interval from the observed information",
+            mu,
+            se_mu,
+            mu - Z95 * se_mu,
+            mu + Z95 * se_mu,
+            n,
+            "maximum likelihood; interval from the observed information",
             _REFERENCE,
-        )  # fmt: skip
+        )
     method = _METHOD if intervals else "maximum likelihood; interval not asked for"
     return StableFits(
         alpha=Estimate(alpha, se, low, high, n, method, _REFERENCE),
         scale=Estimate(
-            scale, scale * rows[:, _fit.SE_LOG_SCALE], scale * np.exp(-half), scale * np.exp(half), n, _METHOD_WALD,
+            scale,
+            scale * rows[:, _fit.SE_LOG_SCALE],
+            scale * np.exp(-half),
+            scale * np.exp(half),
+            n,
+            _METHOD_WALD,
             _REFERENCE,
         ),
         location=location,
@@ -205,7 +211,7 @@ def fits_from_rows(rows: Floats, located: bool, intervals: bool = True) -> Stabl
         n=n,
         zeros=np.divide(zeros, n + zeros, out=np.zeros_like(n), where=n + zeros > 0),
         status=tuple(_engine.STATUS[c] for c in code),
-    )  # fmt: skip
+    )
 
 
 def raise_unfit(status: Status, name: str, n: float, total: int) -> None:
