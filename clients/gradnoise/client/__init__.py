@@ -1,1 +1,22 @@
-"""gradnoise."""
+"""Python client of the analyzer: tail indices of runs as Arrow tables, live or on request."""
+
+from gradnoise.client._client import DEFAULT_TARGET, Client
+from gradnoise.client._errors import (
+    ClientError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    TooFewValuesError,
+    UnreachableError,
+)
+
+__all__ = [
+    "DEFAULT_TARGET",
+    "Client",
+    "ClientError",
+    "InvalidInputError",
+    "NotFoundError",
+    "OverloadedError",
+    "TooFewValuesError",
+    "UnreachableError",
+]

@@ -1,0 +1,236 @@
+"""The catalog: results of analysed windows in SQLite, numbered in the order of their coming.
+
+It can be deleted: what it holds is computed anew from the dumps.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from gradnoise.wire.results import TAIL_SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+__all__ = ["Catalog"]
+
+_log = logging.getLogger(__name__)
+_VERSION = 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def _sql_type(field: pa.Field) -> str:
+    if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type):
+        return "INTEGER"
+    return "REAL" if pa.types.is_floating(field.type) else "TEXT"
+
+
+_COLUMNS = [field.name for field in TAIL_SCHEMA]
+_QUOTED = ", ".join(f'"{name}"' for name in _COLUMNS)
+_DEFINED = ", ".join(f'"{f.name}" {_sql_type(f)}' + (" PRIMARY KEY" if f.name == "row" else "") for f in TAIL_SCHEMA)
+_SCHEMA = f"""
+CREATE TABLE results ({_DEFINED});
+CREATE INDEX results_by_run ON results (run, "row");
+CREATE INDEX results_by_group ON results (run, "group", form, "row");
+CREATE TABLE windows (
+  run TEXT, producer TEXT, "window" INTEGER, PRIMARY KEY (run, producer, "window")
+) WITHOUT ROWID;
+CREATE TABLE counter (next_row INTEGER NOT NULL);
+"""
+_INSERT = f"INSERT INTO results ({_QUOTED}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_SELECT = f"SELECT {_QUOTED} FROM results WHERE "
+
+
+def _to_sql(field: pa.Field, value: Any) -> Any:
+    if pa.types.is_list(field.type):
+        return json.dumps(value)
+    if pa.types.is_timestamp(field.type):
+        return (value - _EPOCH) // _MICROSECOND
+    return value
+
+
+def _from_sql(field: pa.Field, values: Iterable[Any]) -> pa.Array:
+    if pa.types.is_list(field.type):
+        return pa.array([json.loads(value) for value in values], field.type)
+    if pa.types.is_timestamp(field.type):
+        return pa.array(values, pa.int64()).cast(field.type)
+    if pa.types.is_floating(field.type) and not field.nullable:
+        # SQLite stores NaN as null.
+        values = [float("nan") if value is None else value for value in values]
+    return pa.array(values, field.type)
+
+
+class Catalog:
+    """Results by row number. Readers never wait for a writer; one window is stored in one transaction.
+
+    Args:
+        path: the database; made if missing, replaced (with a log message) if it is damaged or of another version.
+        rebuilding: results have been given out before: begin at a row number above all that were.
+    """
+
+    def __init__(self, path: Path, *, rebuilding: bool = False) -> None:
+        self._path = path
+        self._write = threading.Lock()
+        self._changed = threading.Condition()
+        self._closed = False
+        fresh = not path.exists()
+        try:
+            self._connection = self._open()
+        except sqlite3.DatabaseError as error:
+            _log.warning("%s cannot be used (%s): its results are computed anew from the dumps", path, error)
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            self._connection = self._open()
+            fresh = rebuilding = True
+        if fresh and rebuilding:
+            # Seconds leave room for a million rows each: above every row number of the catalog that was lost.
+            self._connection.execute("UPDATE counter SET next_row = ?", (int(time.time()) * 1_000_000,))
+        self._last_row: int = self._connection.execute("SELECT next_row FROM counter").fetchone()[0] - 1
+
+    @property
+    def last_row(self) -> int:
+        """The number of the row that was stored last."""
+        return self._last_row
+
+    def store(self, table: pa.Table) -> None:
+        """Store one window's rows (of ``TAIL_SCHEMA``, their ``row`` is assigned here), replacing earlier ones."""
+        columns = [table.column(field.name).to_pylist() for field in TAIL_SCHEMA]
+        rows = [
+            [_to_sql(field, value) for field, value in zip(TAIL_SCHEMA, row, strict=True)]
+            for row in zip(*columns, strict=True)
+        ]
+        run, producer, window = (columns[_COLUMNS.index(name)][0] for name in ("run", "producer", "window"))
+        with self._write, self._transaction() as connection:
+            (first,) = connection.execute("SELECT next_row FROM counter").fetchone()
+            for number, row in enumerate(rows, first):
+                row[_COLUMNS.index("row")] = number
+            self._forget(connection, run, producer, window)
+            connection.executemany(_INSERT, rows)
+            connection.execute("INSERT INTO windows VALUES (?, ?, ?)", (run, producer, window))
+            connection.execute("UPDATE counter SET next_row = ?", (first + len(rows),))
+        with self._changed:
+            self._last_row = first + len(rows) - 1
+            self._changed.notify_all()
+
+    def analysed(self) -> set[tuple[str, str, int]]:
+        """Return the (run, producer, window) of every analysed window."""
+        with self._reader() as connection:
+            return set(connection.execute('SELECT run, producer, "window" FROM windows'))
+
+    def analysed_counts(self) -> dict[str, int]:
+        """Return the number of analysed windows by run."""
+        with self._reader() as connection:
+            return dict(connection.execute("SELECT run, count(*) FROM windows GROUP BY run"))
+
+    def forget(self, windows: Iterable[tuple[str, str, int]]) -> None:
+        """Drop the results of windows."""
+        with self._write, self._transaction() as connection:
+            for window in windows:
+                self._forget(connection, *window)
+
+    def rows(
+        self,
+        run: str,
+        *,
+        form: str = "",
+        group: str = "",
+        steps: tuple[int | None, int | None] = (None, None),
+        after_row: int = 0,
+        limit: int = 4096,
+    ) -> pa.Table:
+        """Return up to ``limit`` rows of a run with row numbers above ``after_row``, in their order.
+
+        Args:
+            run: the run id.
+            form, group: only these rows; empty for all.
+            steps: only windows that overlap the steps from the first to the second, both included.
+            after_row: see above.
+            limit: see above.
+        """
+        terms, values = ["run = ?", '"row" > ?'], [run, after_row]
+        for term, value in (
+            ("form = ?", form or None),
+            ('"group" = ?', group or None),
+            ("last_step >= ?", steps[0]),
+            ("first_step <= ?", steps[1]),
+        ):
+            if value is not None:
+                terms.append(term)
+                values.append(value)
+        query = _SELECT + " AND ".join(terms) + ' ORDER BY "row" LIMIT ?'
+        with self._reader() as connection:
+            found = connection.execute(query, [*values, limit]).fetchall()
+        columns = list(zip(*found, strict=True)) if found else [()] * len(_COLUMNS)
+        arrays = [_from_sql(field, values) for field, values in zip(TAIL_SCHEMA, columns, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=TAIL_SCHEMA)
+
+    def wait(self, row: int, timeout: float) -> bool:
+        """Wait until a row above ``row`` is stored, :meth:`wake` is called or ``timeout`` seconds pass."""
+        with self._changed:
+            return self._last_row > row or self._changed.wait(timeout)
+
+    def wake(self) -> None:
+        """Let every :meth:`wait` return."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Close the database; idempotent."""
+        with self._write:
+            self._connection.close()
+
+    def _open(self) -> sqlite3.Connection:
+        connection = self._connect()
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if tables and version != _VERSION:
+                raise sqlite3.DatabaseError(f"version {version}, not {_VERSION}")
+            if not tables:
+                connection.executescript(
+                    f"BEGIN; {_SCHEMA} INSERT INTO counter VALUES (1); PRAGMA user_version = {_VERSION}; COMMIT;"
+                )
+            elif connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("it is damaged")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
+
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        # A connection of its own: in WAL mode it reads past a writer. Opening takes 0.1 ms.
+        with closing(self._connect()) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._connection
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    @staticmethod
+    def _forget(connection: sqlite3.Connection, run: str, producer: str, window: int) -> None:
+        key = (run, producer, window)
+        if connection.execute('DELETE FROM windows WHERE run = ? AND producer = ? AND "window" = ?', key).rowcount:
+            connection.execute('DELETE FROM results WHERE run = ? AND producer = ? AND "window" = ?', key)

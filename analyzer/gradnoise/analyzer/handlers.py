@@ -1,0 +1,158 @@
+"""What the service does, as plain functions from domain to domain; transports call them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from threading import Event
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gradnoise.analyzer.analysis import fit_vector
+from gradnoise.analyzer.errors import InvalidRequestError, UnknownGroupError, UnsupportedVersionError
+from gradnoise.analyzer.tables import fit_table, runs_table
+from gradnoise.wire import SUPPORTED_VERSIONS, RunInfo
+from gradnoise.wire.results import FORMS, MODEL_GROUP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
+
+    from gradnoise.analyzer._ingest import Acknowledged, Incoming, ProducerLog, Refused
+    from gradnoise.analyzer.analyst import Analyst
+    from gradnoise.analyzer.catalog import Catalog
+    from gradnoise.analyzer.config import Limits
+    from gradnoise.analyzer.store import Store
+
+__all__ = ["Query", "Service", "append", "fit", "open_producer", "runs", "tail", "watch"]
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the handlers work on: the rooms of the service, what clients may ask for, and whether it shuts down."""
+
+    store: Store
+    catalog: Catalog
+    analyst: Analyst
+    limits: Limits
+    draining: Event = field(default_factory=Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which rows of a run: empty texts and None mean all."""
+
+    run: str
+    form: str = ""
+    group: str = ""
+    first_step: int | None = None
+    last_step: int | None = None
+
+
+def open_producer(service: Service, run_info: bytes, producer: str, schema_version: int) -> ProducerLog:
+    """Register a run and a producer; the log says where to go on.
+
+    Raises:
+        WireError, UnsupportedVersionError, RunExistsError, InvalidRequestError, LimitError: why not.
+    """
+    if schema_version not in SUPPORTED_VERSIONS:
+        raise UnsupportedVersionError(
+            f"tables of schema version {schema_version} cannot be stored here, only {sorted(SUPPORTED_VERSIONS)}: "
+            "upgrade the analyzer"
+        )
+    info = RunInfo.from_json(run_info, "the run description sent")
+    return service.store.open(info, producer)
+
+
+def append(service: Service, log: ProducerLog, incoming: Sequence[Incoming]) -> list[Acknowledged | Refused]:
+    """Store a producer's batches durably, hand the windows they close to the analyst, and answer."""
+    answers, closed = log.take(incoming)
+    service.analyst.submit(closed)
+    return answers
+
+
+def runs(service: Service) -> pa.Table:
+    """Return the runs in the store, a table of ``RUNS_SCHEMA``."""
+    return runs_table(service.store.summaries(), service.catalog.analysed_counts())
+
+
+def tail(service: Service, query: Query) -> Iterator[pa.Table]:
+    """Yield the rows that the query asks for, oldest first, as tables of ``TAIL_SCHEMA``; at least one, if empty.
+
+    Raises:
+        UnknownRunError, UnknownGroupError, InvalidRequestError: the query asks for what there is not.
+    """
+    _check(service, query)
+    after = 0
+    while True:
+        table = _rows(service, query, after)
+        if table.num_rows or after == 0:
+            yield table
+        if table.num_rows < _CHUNK:
+            return
+        after = table.column("row")[-1].as_py()
+
+
+def watch(service: Service, query: Query, after_row: int, cancelled: Event) -> Iterator[pa.Table]:
+    """Yield the rows behind ``after_row``, then new ones as they come, until cancelled or draining.
+
+    ``cancelled`` is set before ``service.catalog.wake()`` is called.
+
+    Raises:
+        UnknownRunError, UnknownGroupError, InvalidRequestError: the query asks for what there is not.
+    """
+    if after_row < 0:
+        raise InvalidRequestError(f"after_row is {after_row}: expected 0 or a row number")
+    _check(service, query)
+    while not cancelled.is_set() and not service.draining.is_set():
+        seen = service.catalog.last_row  # before reading: a row stored meanwhile ends the wait
+        table = _rows(service, query, after_row)
+        if table.num_rows:
+            yield table
+            after_row = table.column("row")[-1].as_py()
+        elif not cancelled.is_set() and not service.draining.is_set():
+            service.catalog.wait(seen, timeout=1.0)
+
+
+def fit(service: Service, values: bytes, location: bool) -> pa.Table:
+    """Fit both laws to little-endian float64 values; return a table of ``FIT_SCHEMA``.
+
+    Raises:
+        InvalidRequestError, StatsError: the values cannot be fitted.
+    """
+    if len(values) % 8:
+        raise InvalidRequestError(f"{len(values)} bytes are not a whole number of float64 values")
+    if len(values) // 8 > service.limits.fit_values:
+        raise InvalidRequestError(
+            f"{len(values) // 8} values: this server fits up to {service.limits.fit_values}; fit them locally"
+        )
+    return fit_table(fit_vector(np.frombuffer(values, "<f8"), location=location))
+
+
+def _rows(service: Service, query: Query, after_row: int) -> pa.Table:
+    return service.catalog.rows(
+        query.run,
+        form=query.form,
+        group=query.group,
+        steps=(query.first_step, query.last_step),
+        after_row=after_row,
+        limit=_CHUNK,
+    )
+
+
+def _check(service: Service, query: Query) -> None:
+    info = service.store.info(query.run)
+    if query.form and query.form not in FORMS:
+        raise InvalidRequestError(f"no form {query.form!r}; the forms are: {', '.join(FORMS)}")
+    names = [group.name for group in info.groups]
+    if query.group and query.group not in (MODEL_GROUP, *names):
+        raise UnknownGroupError(
+            f"no group {query.group!r} in run {query.run!r}; its groups are: {', '.join(names)}, "
+            f"and {MODEL_GROUP!r} for the whole model"
+        )
+    first, last = query.first_step, query.last_step
+    if first is not None and last is not None and first > last:
+        raise InvalidRequestError(f"steps {first} to {last}: the first is behind the last")

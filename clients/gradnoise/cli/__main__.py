@@ -1,0 +1,7 @@
+"""``python -m gradnoise.cli``."""
+
+import sys
+
+from gradnoise.cli._main import main
+
+sys.exit(main())

@@ -1,0 +1,96 @@
+"""``gradnoise analyze``: the batch engine over a dump."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradnoise.cli._exit import CommandError, Exit
+from gradnoise.cli._output import emit_json, note
+from gradnoise.cli._source import open_dump, report_problems, steps
+from gradnoise.cli._tail import print_tail
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from gradnoise.wire import Dump
+
+__all__ = ["add"]
+
+_CONTRASTS = ("pair", "mean", "difference")
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "analyze",
+        parents=[common],
+        help="analyse a dump here, without an analyzer",
+        description="Analyses every closed window of a dump and prints the results, or writes them with --out.",
+    )
+    parser.add_argument("dump", type=Path, metavar="DUMP", help="a dump's directory")
+    parser.add_argument("--out", type=Path, metavar="FILE.parquet", help="write the results there, as Parquet")
+    parser.add_argument(
+        "--contrast",
+        choices=_CONTRASTS,
+        default="pair",
+        help="what noise is measured against: half-differences of pairs of draws, the mean of the draws, or "
+        "successive differences (default: %(default)s)",
+    )
+    parser.add_argument("--steps", type=steps, metavar="A:B", help="only windows that overlap these steps")
+    parser.add_argument("--threads", type=int, metavar="N", help="windows at one time (default: the cores)")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.threads is not None and args.threads < 1:
+        raise CommandError(Exit.USAGE, f"--threads is {args.threads}: expected 1 or more")
+    if args.out is not None and not args.out.parent.is_dir():
+        raise CommandError(Exit.FAILED, f"--out: there is no directory {args.out.parent}")
+    dump = open_dump(args.dump)
+    table = _analyse(args, dump)
+    code = report_problems(dump)
+    if args.out is not None:
+        _write(table, args.out)
+        summary: dict[str, Any] = {
+            "run": dump.info.run,
+            "windows": len(set(zip(*(table.column(name).to_pylist() for name in ("producer", "window")), strict=True))),
+            "rows": table.num_rows,
+            "out": str(args.out),
+        }
+        if args.json:
+            emit_json(summary)
+        else:
+            note(f"{summary['rows']} rows of {summary['windows']} windows of run {summary['run']} in {args.out}")
+    else:
+        print_tail(table.to_pylist(), as_json=args.json)
+    if code is Exit.DONE and table.column("alpha").null_count == table.num_rows:
+        note("no window carries an estimate" if table.num_rows else "the dump holds no closed window")
+        return Exit.TOO_LITTLE
+    return code
+
+
+def _analyse(args: argparse.Namespace, dump: Dump) -> pa.Table:
+    import pyarrow as pa
+    from tqdm import tqdm
+
+    from gradnoise.analyzer.analysis import AnalysisOptions, Contrast
+    from gradnoise.analyzer.batch import analyse_dump, count_windows
+    from gradnoise.wire.results import TAIL_SCHEMA
+
+    options = AnalysisOptions(contrast=Contrast(args.contrast))
+    tables = analyse_dump(dump, options, steps=args.steps, threads=args.threads)
+    found = list(tqdm(tables, total=count_windows(dump, args.steps), unit="window", desc="analyse", leave=False))
+    return pa.concat_tables(found) if found else TAIL_SCHEMA.empty_table()
+
+
+def _write(table: pa.Table, out: Path) -> None:
+    from pyarrow import parquet
+
+    draft = out.with_name(f".{out.name}.part")  # an interrupted run leaves an earlier result whole
+    try:
+        parquet.write_table(table, draft, compression="zstd")
+        draft.replace(out)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,93 @@
+"""The parser, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from gradnoise.cli import _analyze, _demo, _fit, _runs, _serve, _ship, _tail
+from gradnoise.cli._exit import Exit, code_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+_EPILOG = """\
+RUN is a run id on the analyzer, or the path of a dump, which then needs no analyzer. The analyzer's address is
+--endpoint, else $GRADNOISE_ENDPOINT, else localhost:50051.
+
+Tables go to standard output, progress and logs to standard error. With --json tables are JSON lines, one object a
+row, and everything else is one JSON document; what is not a finite number is null.
+
+exit codes:
+  0  done
+  1  failed
+  2  wrong usage
+  3  the analyzer cannot be reached
+  4  corrupt or partial input: what is whole was used, the rest was not
+  5  too little data
+"""
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("gradnoise")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        sys.stdout.write(f"gradnoise {_version()}\n")
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="gradnoise",
+        description="Measure the tails of minibatch gradient noise while you train.",
+        epilog=_EPILOG,
+        formatter_class=shape,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    for module in (_demo, _serve, _ship, _runs, _tail, _analyze, _fit):
+        module.add(commands, common)
+    for command in commands.choices.values():
+        command.epilog, command.formatter_class = _EPILOG, shape
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; ``--help``, ``--version`` and wrong usage raise SystemExit.
+
+    Args:
+        argv: the arguments; by default the process's.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except BrokenPipeError:
+        # Whoever read has enough. Python's own flush at exit must not find the pipe broken again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        code = code_of(error)
+        if code is None:
+            raise
+        sys.stderr.write(f"gradnoise {args.command}: {_message(error)}\n")
+        return code
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        extra = "torch" if error.name == "torch" else "analyzer"
+        return f"this command needs {error.name}, which is not installed: pip install 'gradnoise[{extra}]'"
+    return str(error)

@@ -1,0 +1,115 @@
+"""``gradnoise runs`` and ``gradnoise show``: what there is."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from gradnoise.cli._exit import Exit
+from gradnoise.cli._output import aligned, emit, emit_json
+from gradnoise.cli._source import add_endpoint, connect, dump_path, open_dump, report_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+__all__ = ["add"]
+
+_RUN_NUMBERS = ("groups", "parameters", "producers", "windows", "analysed", "draws", "bytes", "problems")
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Add the commands."""
+    runs = commands.add_parser("runs", parents=[common], help="list the runs on an analyzer")
+    add_endpoint(runs)
+    runs.set_defaults(run=_runs)
+    show = commands.add_parser(
+        "show", parents=[common], help="what is known of a run: its groups, windows and what is wrong with it"
+    )
+    show.add_argument("name", metavar="RUN", help="a run id, or a dump's path")
+    add_endpoint(show)
+    show.set_defaults(run=_show)
+
+
+def _runs(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        rows = client.runs().to_pylist()
+    if args.json:
+        for row in rows:
+            emit_json(row)
+    else:
+        header = ["run", "model", "created", *_RUN_NUMBERS]
+        emit(aligned(header, [[str(row[name]) for name in header] for row in rows], right=_RUN_NUMBERS))
+    return Exit.DONE
+
+
+def _show(args: argparse.Namespace) -> int:
+    path = dump_path(args.name)
+    if path is not None:
+        return _show_dump(path, as_json=args.json)
+    with connect(args) as client:
+        run = client.run(args.name)
+        rows = client.tail(args.name, form="per_parameter").to_pylist()
+    windows = list({(row["producer"], row["window"]): row for row in rows}.values())
+    groups = {
+        row["group"]: {"group": row["group"], "size": row["size"], "coordinates": row["coordinates"]} for row in rows
+    }
+    groups.pop("*", None)
+    _print(run, list(groups.values()), windows, as_json=args.json)
+    return Exit.DONE
+
+
+def _show_dump(path: Path, *, as_json: bool) -> int:
+    from gradnoise.wire import Table, producer_is_alive
+
+    dump = open_dump(path)
+    info = dump.info
+    producers = dump.producers()
+    windows = [
+        {"producer": producer, **row}
+        for producer in producers
+        for stamped in dump.batches(Table.WINDOWS, producer)
+        for row in stamped.batch.to_pylist()
+    ]
+    for producer in producers:
+        for table in set(Table) - {Table.WINDOWS}:
+            for _ in dump.batches(table, producer):
+                pass  # read for its problems
+    run: dict[str, Any] = {
+        "run": info.run,
+        "model": info.model,
+        "created": info.created,
+        "groups": len(info.groups),
+        "parameters": sum(group.size for group in info.groups),
+        "producers": len(producers),
+        "recording": sum(producer_is_alive(path, producer) for producer in producers),
+        "windows": len(windows),
+        "draws": sum(row["recorded"] for row in windows),
+        "bytes": sum(entry.stat().st_size for entry in path.iterdir() if entry.is_file()),
+        "problems": len(dump.problems),
+        **{f"plan.{name}": value for name, value in info.plan.items()},
+        **{f"version.{name}": value for name, value in info.versions.items()},
+    }
+    groups = [
+        {"group": g.name, "size": g.size, "coordinates": len(g.indices), "shape": list(g.shape), "dtype": g.dtype}
+        for g in info.groups
+    ]
+    _print(run, groups, [row | {"draws": row["recorded"]} for row in windows], as_json=as_json)
+    return report_problems(dump)
+
+
+def _print(
+    run: Mapping[str, Any], groups: list[dict[str, Any]], windows: Iterable[Mapping[str, Any]], *, as_json: bool
+) -> None:
+    columns = ("producer", "window", "kind", "first_step", "last_step", "draws", "dropped", "non_finite")
+    shown = [{name: row[name] for name in columns} for row in windows]
+    if as_json:
+        emit_json({**run, "group": groups, "window": shown})
+        return
+    emit(aligned(["", ""], [[name, str(value)] for name, value in run.items()]).lstrip("\n"))
+    if groups:
+        header = list(groups[0])
+        emit("\n" + aligned(header, [[str(g[name]) for name in header] for g in groups], right=["size", "coordinates"]))
+    if shown:
+        rows = [[row["producer"][:8], *(str(row[name]) for name in columns[1:])] for row in shown]
+        emit("\n" + aligned(columns, rows, right=set(columns) - {"producer", "kind"}))

@@ -1,0 +1,75 @@
+"""Where a command's data comes from: an analyzer, or a dump on disk."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradnoise.cli._exit import CommandError, Exit
+from gradnoise.cli._output import note
+
+if TYPE_CHECKING:
+    from gradnoise.client import Client
+    from gradnoise.wire import Dump
+
+__all__ = ["add_endpoint", "connect", "dump_path", "open_dump", "report_problems", "steps"]
+
+DEFAULT_ENDPOINT = "localhost:50051"
+
+
+def add_endpoint(parser: argparse.ArgumentParser) -> None:
+    """Add ``--endpoint``; unset it is None, so that a command can tell a choice from the default."""
+    parser.add_argument(
+        "--endpoint",
+        metavar="HOST:PORT",
+        help=f"the analyzer (default: $GRADNOISE_ENDPOINT, else {DEFAULT_ENDPOINT})",
+    )
+
+
+def endpoint(args: argparse.Namespace) -> str:
+    """Return the analyzer's address."""
+    return args.endpoint or os.environ.get("GRADNOISE_ENDPOINT") or DEFAULT_ENDPOINT
+
+
+def connect(args: argparse.Namespace) -> Client:
+    """Return a client of the analyzer."""
+    from gradnoise.client import Client
+
+    return Client(endpoint(args))
+
+
+def dump_path(run: str) -> Path | None:
+    """Return the path if RUN means a dump: a directory with a ``run.json``, or anything written as a path."""
+    path = Path(run)
+    return path if (path / "run.json").is_file() or "/" in run else None
+
+
+def open_dump(path: Path) -> Dump:
+    """Open a dump; one that is not there is an error of its own."""
+    from gradnoise.wire import Dump
+
+    if not path.exists():
+        raise CommandError(Exit.FAILED, f"there is no dump at {path}: give the directory that the collector wrote")
+    return Dump(path)
+
+
+def report_problems(dump: Dump) -> Exit:
+    """Say what of a dump could not be read; return the exit code that follows."""
+    for problem in dump.problems:
+        note(f"{problem.kind}: {problem.table} of producer {problem.producer[:8]}: {problem.detail}")
+    return Exit.CORRUPT if dump.problems else Exit.DONE
+
+
+def steps(text: str) -> tuple[int | None, int | None]:
+    """Parse ``A:B``, ``A:``, ``:B`` or ``A``: the first and the last step, both included."""
+    first, colon, last = text.partition(":")
+    try:
+        begin = int(first) if first else None
+        end = (int(last) if last else None) if colon else begin
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not A:B with steps A and B") from None
+    if (begin is None and end is None) or (begin is not None and end is not None and begin > end):
+        raise argparse.ArgumentTypeError(f"{text!r} is not A:B with steps A and B, A not behind B")
+    return begin, end

@@ -1,0 +1,141 @@
+"""``gradnoise tail``: the results of a run, stored, live, or computed from a dump."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from gradnoise.cli._exit import CommandError, Exit
+from gradnoise.cli._output import aligned, emit, emit_json, note, number
+from gradnoise.cli._source import add_endpoint, connect, dump_path, open_dump, report_problems, steps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+
+__all__ = ["FORMS", "add", "print_tail", "tail_table"]
+
+FORMS = {"per_parameter": "per-param", "across_parameter": "across", "standardized": "standard."}
+_HEADER = (
+    *("window", "steps", "group", "form", "draws", "alpha [95 %]", "x4", "x16", "gauss", "scale"),
+    *("ref", "status", "verdict"),
+)
+_RIGHT = ("window", "steps", "draws", "x4", "x16", "gauss", "scale")
+_LIVE_WIDTHS = (6, 11, 16, 9, 5, 17, 4, 4, 5, 8, 4, 2, 12)
+_LEGEND = (
+    "alpha: stable index (2 is Gaussian). x4, x16: alpha of sums of 4 and 16 draws. gauss: what exactly Gaussian noise "
+    "reads here.\nscale: of one draw's noise. ref: what noise is measured against. '*': the whole model."
+)
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "tail", parents=[common], help="print a run's tail indices, by window, parameter group and form"
+    )
+    parser.add_argument("name", metavar="RUN", help="a run id, or a dump's path")
+    parser.add_argument("--form", choices=FORMS, help="only this form")
+    parser.add_argument("--group", help="only this parameter group; '*' is the whole model")
+    parser.add_argument("--steps", type=steps, metavar="A:B", help="only windows that overlap these steps")
+    parser.add_argument("--follow", "-f", action="store_true", help="go on with new rows as windows are analysed")
+    add_endpoint(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    path = dump_path(args.name)
+    if path is not None:
+        return _from_dump(args, path)
+    with connect(args) as client:
+        if args.follow:
+            return _follow(args, client.watch(args.name, form=args.form, group=args.group))
+        table = client.tail(args.name, form=args.form, group=args.group, steps=args.steps)
+    print_tail(table.to_pylist(), as_json=args.json)
+    return Exit.DONE
+
+
+def _from_dump(args: argparse.Namespace, path: Path) -> int:
+    dump = open_dump(path)
+    if args.group not in (None, "*"):
+        try:
+            dump.info.group(args.group)
+        except KeyError as error:
+            raise CommandError(Exit.FAILED, error.args[0]) from None
+    from gradnoise.analyzer.batch import analyse_dump, follow_dump
+
+    rows = _matching(args, follow_dump(dump) if args.follow else analyse_dump(dump, steps=args.steps))
+    if args.follow:
+        _follow(args, rows)
+    else:
+        print_tail(rows, as_json=args.json)
+    return report_problems(dump)
+
+
+def _matching(args: argparse.Namespace, tables: Iterable[pa.Table]) -> Iterator[dict[str, Any]]:
+    for table in tables:
+        for row in table.to_pylist():
+            if args.form in (None, row["form"]) and args.group in (None, row["group"]) and _in_steps(args, row):
+                yield row
+
+
+def _in_steps(args: argparse.Namespace, row: Mapping[str, Any]) -> bool:
+    first, last = args.steps or (None, None)
+    return (first is None or row["last_step"] >= first) and (last is None or row["first_step"] <= last)
+
+
+def _follow(args: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> int:
+    try:
+        if not args.json:
+            note(_LEGEND)
+            emit(aligned(_HEADER, [], right=_RIGHT, least=_LIVE_WIDTHS))
+        for row in rows:
+            if not _in_steps(args, row):
+                continue
+            if args.json:
+                emit_json(row)
+            else:
+                emit(aligned(_HEADER, [_cells(row)], right=_RIGHT, least=_LIVE_WIDTHS, show_header=False))
+    except KeyboardInterrupt:
+        note("no longer following")
+    return Exit.DONE
+
+
+def print_tail(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print rows of a tail table."""
+    if as_json:
+        for row in rows:
+            emit_json(dict(row))
+        return
+    emit(tail_table(list(rows)))
+    note(_LEGEND)
+
+
+def tail_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of a tail table as text, with the reasons of those that must not be read as they stand."""
+    text = aligned(_HEADER, [_cells(row) for row in rows], right=_RIGHT)
+    reasons = dict.fromkeys(f"{row['status']}: {row['reason']}" for row in rows if row["reason"])
+    return text + ("\n\n" + "\n".join(reasons) if reasons else "")
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    alpha = number(row["alpha"])
+    if row["alpha_low"] is not None and row["alpha_high"] is not None:
+        alpha += f" [{number(row['alpha_low'])}, {number(row['alpha_high'])}]"
+    scale = row["scale"]
+    return (
+        str(row["window"]),
+        f"{row['first_step']}-{row['last_step']}",
+        row["group"],
+        FORMS.get(row["form"], row["form"]),
+        str(row["draws"]),
+        alpha,
+        number(row["alpha_sum4"]),
+        number(row["alpha_sum16"]),
+        number(row["null_alpha"]),
+        "-" if scale is None else f"{scale:.2e}",
+        row["reference"],
+        row["status"],
+        row["verdict"],
+    )
