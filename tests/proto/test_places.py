@@ -73,3 +73,19 @@ def test_a_full_disk_leaves_the_log_usable(tmp_path: Path, monkeypatch: pytest.M
     dump = Dump(tmp_path)
     assert [one.sequence for one in dump.batches(Table.DRAWS, PRODUCER)] == [0, 1, 2]
     assert dump.problems == []
+
+
+def test_a_segment_sealed_between_looking_and_opening_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_dump(tmp_path, INFO)
+    log = TableLog(tmp_path, Table.DRAWS, PRODUCER, INFO.run)
+    place = log.append(Stamped.of(Table.DRAWS, 0, draws_batch([0])))
+    opening = os.open
+
+    def seal_first(path: Path, flags: int) -> int:
+        if str(path).endswith(".open"):
+            log.seal()
+        return opening(path, flags)
+
+    monkeypatch.setattr("gradnoise.wire._segment.os.open", seal_first)
+    (back,) = Dump(tmp_path).read([place])
+    assert back.sequence == 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gradnoise.wire._errors import NotADumpError
 from gradnoise.wire._run import RunInfo
 from gradnoise.wire._schemas import Table
-from gradnoise.wire._segment import Place, Segment, SegmentReader, SegmentState
+from gradnoise.wire._segment import Place, Segment, SegmentState, open_segment
 from gradnoise.wire._writer import RUN_FILE, producer_is_alive
 
 if TYPE_CHECKING:
@@ -94,10 +94,9 @@ class Dump:
             FileNotFoundError: a segment is gone.
         """
         for place in places:
-            path = place.segment.find(self.path)
-            if path is None:
+            reader = open_segment(self.path, place.segment)
+            if reader is None:
                 raise FileNotFoundError(f"{place.segment.path(self.path, sealed=True)} is gone from the dump")
-            reader = SegmentReader(path)
             try:
                 reader.seek(place.begin)
                 yield from reader.poll(place.end)
@@ -114,10 +113,10 @@ class Dump:
         segments = self.segments(table, producer)
         alive = producer_is_alive(self.path, producer)
         for segment in segments:
-            path = segment.find(self.path)
-            if path is None:
+            reader = open_segment(self.path, segment)
+            if reader is None:
                 continue
-            reader = SegmentReader(path)
+            path = reader.path
             begin = reader.offset
             try:
                 for stamped in reader.poll():

@@ -24,7 +24,7 @@ from gradnoise.wire._stamp import Stamped, check
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Place", "Segment", "SegmentReader", "SegmentState", "SegmentWriter"]
+__all__ = ["Place", "Segment", "SegmentReader", "SegmentState", "SegmentWriter", "open_segment"]
 
 _NAME = re.compile(r"([a-z]+)-([0-9a-f]{32})-(\d{6,})\.(open|arrow)")
 _TABLES = frozenset(table.value for table in Table)
@@ -362,6 +362,16 @@ class SegmentReader:
                 "upgrade gradnoise"
             )
         return True
+
+
+def open_segment(directory: Path, segment: Segment) -> SegmentReader | None:
+    """Open a segment, sealed or not; None where there is none. Safe against a seal that happens meanwhile."""
+    for sealed in (True, False, True):
+        try:
+            return SegmentReader(segment.path(directory, sealed=sealed))
+        except FileNotFoundError:
+            continue
+    return None
 
 
 _MAX_BODY = 1 << 31

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradnoise.wire._schemas import Table
-from gradnoise.wire._segment import Segment, SegmentReader, SegmentState
+from gradnoise.wire._segment import Segment, SegmentReader, SegmentState, open_segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,10 +30,9 @@ class _TableTail:
     def poll(self) -> Iterator[Stamped]:
         while True:
             if self._reader is None:
-                path = Segment(self._table, self._producer, self._number).find(self._directory)
-                if path is None:
+                self._reader = open_segment(self._directory, Segment(self._table, self._producer, self._number))
+                if self._reader is None:
                     return
-                self._reader = SegmentReader(path)
             # Looked for before reading: a successor is only begun when this segment has its last batch.
             successor = Segment(self._table, self._producer, self._number + 1).find(self._directory)
             yield from self._reader.poll()
