@@ -104,7 +104,7 @@ def _print(
     columns = ("producer", "window", "kind", "first_step", "last_step", "draws", "dropped", "non_finite")
     shown = [{name: row[name] for name in columns} for row in windows]
     if as_json:
-        emit_json({**run, "group": groups, "window": shown})
+        emit_json({"run": dict(run), "groups": groups, "windows": shown})
         return
     emit(aligned(["", ""], [[name, str(value)] for name, value in run.items()]).lstrip("\n"))
     if groups:
