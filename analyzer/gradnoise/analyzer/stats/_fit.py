@@ -28,6 +28,7 @@ GAUSS_LOGLIK, GAUSS_LOG_SCALE, GAUSS_LOCATION, N_USED, N_ZERO, EVALUATIONS = ran
 FIELDS = 16
 
 _TOLERANCE = 1e-7
+_ATOM_RATIO = 0.01
 _WARM_TOLERANCE = 1e-4  # a warm start is a jackknife replicate: a millionth of a standard error is enough
 
 
@@ -110,7 +111,7 @@ def fit_one(
 
     ``warm`` is NaN or a start (α, ln σ, μ) in units of x.
     """
-    out = np.zeros(10)
+    out, kept = np.zeros(10), np.zeros(10)
     theta = np.zeros(3)
     size = x.size
     weighted = w.size > 0
@@ -121,7 +122,7 @@ def fit_one(
             n += w[i]
     # Units in which the data are of order 1: the fit is then equivariant and no square overflows.
     started = warm[0] == warm[0]
-    centre = 0.0
+    centre, lower = 0.0, 1.0
     if started:
         centre, unit = warm[2], math.exp(warm[1])
         theta[0] = min(max(warm[0], ALPHA_MIN + 0.01), 1.99)
@@ -138,6 +139,7 @@ def fit_one(
         if unit == 0.0:
             row[CODE] = CODE_CONSTANT
             return
+        lower = quantile_of(x, w, centre, True, 0.1, buffer, weights) / unit
         theta[0] = min(max(interpolate(upper / unit, tab.start_ratio, tab.start_alpha), 0.55), 1.95)
         theta[1] = -math.log(interpolate(theta[0], tab.start_alpha, tab.start_q50))
     # Gaussian: σ² = mean (x − μ)² / 2.
@@ -163,11 +165,26 @@ def fit_one(
     boundary = score >= 0.0 and (started or log_likelihood(x, w, theta, tab, work) <= g_loglik)
     converged = True
     row[EVALUATIONS] = 0.0
-    if not boundary:
+    # A second start where a tenth of the values is a hundred times smaller than their median, as in no stable law of
+    # the table: values near an atom make a second maximum, of small σ and small α.
+    attempts = 2 if not located and 0.0 < lower < _ATOM_RATIO else (0 if boundary else 1)
+    best, found = -np.inf, np.zeros(3)
+    for attempt in range(attempts):
+        if attempt == 1:
+            theta[0], theta[1], theta[2] = 0.55, math.log(lower), 0.0
         count = maximise(x, w, n, theta, located, _WARM_TOLERANCE if started else _TOLERANCE, tab, work, out)
-        row[EVALUATIONS] = abs(count)
-        converged = count > 0
-        boundary = g_loglik >= out[0] or theta[0] >= ALPHA_TOP
+        row[EVALUATIONS] += abs(count)
+        if attempt == 0 or out[0] > best:
+            best, converged = out[0], count > 0
+            for j in range(3):
+                found[j] = theta[j]
+            for j in range(10):
+                kept[j] = out[j]
+    for j in range(3):
+        theta[j] = found[j]
+    for j in range(10):
+        out[j] = kept[j]
+    boundary = g_loglik >= best or theta[0] >= ALPHA_TOP
     log_unit = math.log(unit)
     row[GAUSS_LOGLIK] = g_loglik - n * log_unit
     row[GAUSS_LOG_SCALE] = g_s + log_unit
@@ -192,13 +209,14 @@ def fit_one(
         aa, a_s, ss, am, sm, mm = -out[4], -out[5], -out[6], -out[7], -out[8], -out[9]
         if not located:
             am, sm, mm = 0.0, 0.0, 1.0
+        if floor:  # α is not free there: the information of the others alone
+            aa, a_s, am = 1.0, 0.0, 0.0
         c_aa, c_ss, c_mm = ss * mm - sm * sm, aa * mm - am * am, aa * ss - a_s * a_s
         det = aa * c_aa - a_s * (a_s * mm - sm * am) + am * (a_s * sm - ss * am)
         reach = 0.1
-        if c_aa / det > 0.0:
+        if c_aa / det > 0.0 and not floor:
             reach = ROOT * math.sqrt(c_aa / det)
-            if not floor:
-                row[SE_ALPHA] = reach / ROOT
+            row[SE_ALPHA] = reach / ROOT
         if c_ss / det > 0.0:
             row[SE_LOG_SCALE] = math.sqrt(c_ss / det)
         if located and c_mm / det > 0.0:
