@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gradnoise.analyzer.analysis import AnalysisOptions, WindowReport, analyse
+from gradnoise.analyzer.analyst import Analyst
+from gradnoise.analyzer.catalog import Catalog
+from gradnoise.analyzer.store import Store
+
+from ..proto.dumps import INFO
+from .producing import incoming, stamped_draws, stamped_window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from gradnoise.analyzer.windows import Window
+
+P = "a" * 32
+
+
+@contextmanager
+def rooms(data: Path, **options: Any) -> Iterator[tuple[Store, Catalog, Analyst]]:
+    store = Store(data)
+    store.recover()
+    catalog = Catalog(data / "catalog.sqlite")
+    analyst = Analyst(store, catalog, **options)
+    try:
+        yield store, catalog, analyst
+    finally:
+        assert analyst.stop(30)
+        store.close()
+        catalog.close()
+
+
+def fill(store: Store, windows: range = range(3)) -> None:
+    log = store.open(INFO, P)
+    for number in windows:
+        log.take(
+            [
+                incoming(stamped_draws(number, window=2 * number)),
+                incoming(stamped_window(number, 40, window=2 * number)),
+            ]
+        )
+
+
+def test_stored_windows_are_analysed_once_over_restarts(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def analysis(window: Window, options: AnalysisOptions) -> WindowReport:
+        seen.append(window.id)
+        assert window.missing == 0
+        assert all(group.values.shape[0] == 40 for group in window.groups)
+        return analyse(window, options)
+
+    for count in (2, 3):
+        with rooms(tmp_path, analysis=analysis) as (store, catalog, analyst):
+            fill(store, range(count))
+            analyst.start()
+            assert analyst.wait_idle(60)
+            assert len(catalog.analysed()) == count
+    assert seen == [0, 2, 4]
+
+
+def test_a_failing_analysis_is_a_row_and_not_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def analysis(window: Window, options: AnalysisOptions) -> WindowReport:
+        if window.id == 0:
+            raise ZeroDivisionError("by nought")
+        return analyse(window, options)
+
+    with rooms(tmp_path, analysis=analysis) as (store, catalog, analyst):
+        fill(store)
+        analyst.start()
+        assert analyst.wait_idle(60)
+        rows = catalog.rows(INFO.run).to_pylist()
+    failed = [row for row in rows if row["window"] == 0]
+    assert len(failed) == 9
+    assert {row["status"] for row in failed} == {"failed"}
+    assert {row["reason"] for row in failed} == {"the analysis failed: ZeroDivisionError: by nought"}
+    assert {row["window"] for row in rows if row["status"] != "failed"} == {2, 4}
+    assert "by nought" in caplog.text
+
+
+def test_draws_that_are_gone_are_a_row_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with rooms(tmp_path) as (store, catalog, analyst):
+        fill(store)
+        for segment in (tmp_path / "runs" / INFO.run).glob("draws-*"):
+            segment.unlink()
+        analyst.start()
+        assert analyst.wait_idle(60)
+        rows = catalog.rows(INFO.run).to_pylist()
+    assert {row["status"] for row in rows} == {"failed"}
+    assert "gone from the dump" in rows[0]["reason"]
+    assert caplog.records
+
+
+def test_results_of_windows_that_are_gone_are_dropped(tmp_path: Path) -> None:
+    with rooms(tmp_path) as (store, catalog, analyst):
+        fill(store)
+        analyst.start()
+        assert analyst.wait_idle(60)
+    for path in (tmp_path / "runs" / INFO.run).iterdir():
+        path.unlink()
+    (tmp_path / "runs" / INFO.run).rmdir()
+    with rooms(tmp_path) as (store, catalog, analyst):
+        fill(store, range(1))
+        analyst.start()
+        assert analyst.wait_idle(60)
+        assert catalog.analysed() == {(INFO.run, P, 0)}
+        assert set(catalog.rows(INFO.run).column("window").to_pylist()) == {0}
+
+
+def test_stopping_finishes_the_window_under_analysis_and_leaves_the_rest(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(window: Window, options: AnalysisOptions) -> WindowReport:
+        begun.set()
+        assert go_on.wait(30)
+        return analyse(window, options)
+
+    with rooms(tmp_path, analysis=slow) as (store, catalog, analyst):
+        fill(store)
+        analyst.start()
+        assert begun.wait(30)
+        assert not analyst.stop(0.05)
+        assert not analyst.wait_idle(0.01)
+        go_on.set()
+        assert analyst.stop(30)
+        assert catalog.analysed() == {(INFO.run, P, 0)}
+    with rooms(tmp_path) as (store, catalog, analyst):
+        analyst.start()
+        assert analyst.wait_idle(60)
+        assert len(catalog.analysed()) == 3
+
+
+def test_results_that_cannot_be_stored_are_computed_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(table: object) -> None:
+        raise OSError("no space")
+
+    with rooms(tmp_path) as (store, catalog, analyst):
+        fill(store, range(1))
+        monkeypatch.setattr(catalog, "store", full)
+        analyst.start()
+        assert analyst.wait_idle(60)
+        assert catalog.analysed() == set()
+    assert "were not stored" in caplog.text
+    with rooms(tmp_path) as (store, catalog, analyst):
+        analyst.start()
+        assert analyst.wait_idle(60)
+        assert len(catalog.analysed()) == 1

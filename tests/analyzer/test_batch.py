@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from gradnoise.analyzer.analysis import AnalysisOptions, Contrast, WindowReport, analyse
+from gradnoise.analyzer.batch import analyse_dump, count_windows, follow_dump
+from gradnoise.wire import Dump, DumpWriter, Table
+from gradnoise.wire.results import TAIL_SCHEMA
+
+from ..proto.dumps import INFO, draws_batch, windows_batch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gradnoise.analyzer.windows import Window
+
+
+def write(writer: DumpWriter, windows: range) -> None:
+    for number in windows:
+        writer.append(Table.DRAWS, draws_batch(range(40), window=number, seed=number))
+        row = windows_batch(number, 40).to_pylist()[0] | {"first_step": 100 * number, "last_step": 100 * number + 39}
+        writer.append(Table.WINDOWS, pa.RecordBatch.from_pylist([row], schema=windows_batch(0, 1).schema))
+
+
+def dump(path: Path, windows: int = 4) -> Dump:
+    writer = DumpWriter(path, INFO)
+    write(writer, range(windows))
+    writer.close()
+    return Dump(path)
+
+
+def test_tables_come_in_order_with_rows_numbered_on(tmp_path: Path) -> None:
+    stored = dump(tmp_path)
+    assert count_windows(stored) == 4
+    tables = list(analyse_dump(stored, threads=3))
+    table = pa.concat_tables(tables)
+    assert table.schema.equals(TAIL_SCHEMA, check_metadata=True)
+    assert table.column("row").to_pylist() == list(range(1, 37))
+    assert [t.column("window")[0].as_py() for t in tables] == [0, 1, 2, 3]
+    assert stored.problems == []
+    alone = pa.concat_tables(analyse_dump(stored, threads=1))
+    assert alone.drop(["analysed_at"]).equals(table.drop(["analysed_at"]))
+
+
+def test_options_and_steps_are_heeded(tmp_path: Path) -> None:
+    stored = dump(tmp_path)
+    seen: list[int] = []
+
+    def analysis(window: Window, options: AnalysisOptions) -> WindowReport:
+        seen.append(window.id)
+        return analyse(window, options)
+
+    options = AnalysisOptions(contrast=Contrast.DIFFERENCE)
+    table = pa.concat_tables(analyse_dump(stored, options, steps=(139, 200), threads=1, analysis=analysis))
+    assert set(table.column("reference").to_pylist()) == {"difference"}
+    assert seen == [1, 2]
+    assert count_windows(stored, (139, 200)) == 2
+    assert count_windows(stored, (None, 0)) == 1
+    assert list(analyse_dump(stored, steps=(1000, None))) == []
+
+
+def test_a_failing_window_is_a_table_of_reasons(tmp_path: Path) -> None:
+    def analysis(window: Window, options: AnalysisOptions) -> WindowReport:
+        if window.id == 1:
+            raise ValueError("not this one")
+        return analyse(window, options)
+
+    tables = list(analyse_dump(dump(tmp_path, 3), analysis=analysis))
+    assert [set(t.column("status").to_pylist()) == {"failed"} for t in tables] == [False, True, False]
+    assert tables[1].column("reason")[0].as_py() == "the analysis failed: ValueError: not this one"
+    assert [t.column("row")[0].as_py() for t in tables] == [1, 10, 19]
+
+
+def test_leaving_early_leaves_no_thread_behind(tmp_path: Path) -> None:
+    tables = analyse_dump(dump(tmp_path), threads=2)
+    assert next(tables).num_rows == 9
+    tables.close()  # type: ignore[attr-defined]
+    assert next(tables, None) is None
+
+
+def test_following_a_growing_dump_yields_windows_as_they_close_and_ends_with_the_producer(tmp_path: Path) -> None:
+    writer = DumpWriter(tmp_path, INFO)
+    write(writer, range(1))
+    writer.append(Table.DRAWS, draws_batch(range(20), window=1))
+    waits = 0
+
+    def pause(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 2:
+            writer.append(Table.DRAWS, draws_batch(range(20, 40), window=1))
+            writer.append(Table.WINDOWS, windows_batch(1, 40))
+        elif waits == 3:
+            write(writer, range(2, 4))
+            writer.close()
+
+    tables = list(follow_dump(Dump(tmp_path), pause=pause))
+    assert [(t.column("window")[0].as_py(), t.column("row")[0].as_py()) for t in tables] == [
+        (0, 1), (1, 10), (2, 19), (3, 28),
+    ]  # fmt: skip
+    assert {t.column("draws")[0].as_py() for t in tables} == {40}
+    assert waits == 3
+    assert list(follow_dump(Dump(tmp_path), pause=pause))[-1].column("row")[0].as_py() == 28
+    assert waits == 3

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+
+from gradnoise.analyzer.analysis import Plan, TailRow, WindowReport
+from gradnoise.analyzer.catalog import Catalog
+from gradnoise.analyzer.tables import tail_table
+from gradnoise.wire.results import FORMS, TAIL_SCHEMA
+
+from .test_tables import NOW, distinct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    opened = Catalog(tmp_path / "catalog.sqlite")
+    yield opened
+    opened.close()
+
+
+def window(number: int, *, run: str = "r", producer: str = "p", **changed: Any) -> pa.Table:
+    """Two groups in every form, steps 10 * number to 10 * number + 9."""
+    steps = {"first_step": 10 * number, "last_step": 10 * number + 9}
+    rows = [
+        replace(distinct(TailRow), window=number, group=group, form=form, **(steps | changed))
+        for group in ("g", "*")
+        for form in FORMS
+    ]
+    return tail_table([WindowReport(run, producer, number, Plan.LIVE, tuple(rows))], analysed_at=NOW)
+
+
+def numbers(table: pa.Table) -> list[int]:
+    found: list[int] = table.column("row").to_pylist()
+    return found
+
+
+def test_every_column_goes_there_and_back(catalog: Catalog) -> None:
+    table = window(1, alpha=float("nan"), zeros=0.25)
+    catalog.store(table)
+    found = catalog.rows("r")
+    found.validate(full=True)
+    assert found.schema.equals(TAIL_SCHEMA, check_metadata=True)
+    assert found.equals(table)
+
+
+def test_nan_in_a_column_without_nulls_stays_nan(catalog: Catalog) -> None:
+    catalog.store(window(1, zeros=float("nan")))
+    (value, *_) = catalog.rows("r").column("zeros").to_pylist()
+    assert value != value
+
+
+def test_rows_are_numbered_on_and_selected(catalog: Catalog) -> None:
+    for number in range(4):
+        catalog.store(window(number))
+        catalog.store(window(number, run="other"))
+    assert numbers(catalog.rows("r")) == [12 * w + i for w in range(4) for i in range(1, 7)]
+    assert catalog.last_row == 48
+    assert catalog.rows("r", form=FORMS[1], group="*").column("window").to_pylist() == [0, 1, 2, 3]
+    assert set(catalog.rows("r", steps=(10, 29)).column("window").to_pylist()) == {1, 2}
+    assert set(catalog.rows("r", steps=(None, 0)).column("window").to_pylist()) == {0}
+    assert set(catalog.rows("r", steps=(39, None)).column("window").to_pylist()) == {3}
+    assert numbers(catalog.rows("r", after_row=38)) == [39, 40, 41, 42]
+    assert numbers(catalog.rows("r", limit=2)) == [1, 2]
+    assert catalog.rows("nobody").equals(TAIL_SCHEMA.empty_table())
+    assert catalog.analysed_counts() == {"r": 4, "other": 4}
+    assert ("other", "p", 3) in catalog.analysed()
+
+
+def test_a_window_analysed_again_replaces_its_rows_under_new_numbers(catalog: Catalog) -> None:
+    catalog.store(window(0))
+    catalog.store(window(1))
+    catalog.store(window(0))
+    assert numbers(catalog.rows("r")) == [*range(7, 13), *range(13, 19)]
+    catalog.forget([("r", "p", 1), ("r", "p", 99)])
+    assert set(catalog.rows("r").column("window").to_pylist()) == {0}
+    catalog.forget([("r", "p", 0)])
+    catalog.store(window(5))
+    assert numbers(catalog.rows("r")) == [*range(19, 25)]
+
+
+def test_it_opens_again_where_it_was(tmp_path: Path) -> None:
+    for number in range(2):
+        with closing(Catalog(tmp_path / "c", rebuilding=True)) as catalog:
+            catalog.store(window(number))
+            first = numbers(catalog.rows("r"))[0]
+    assert numbers(catalog.rows("r")) == list(range(first, first + 12))
+
+
+@pytest.mark.parametrize("damage", ["text", "version", "gone"])
+def test_a_lost_catalog_begins_above_every_number_given_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    path = tmp_path / "c"
+    with closing(Catalog(path)) as catalog:
+        catalog.store(window(0))
+    if damage == "version":
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version = 99")
+    elif damage == "text":
+        path.write_bytes(b"not a database" * 100)
+    else:
+        path.unlink()
+    with closing(Catalog(path, rebuilding=True)) as catalog:
+        assert catalog.analysed() == set()
+        catalog.store(window(0))
+        assert numbers(catalog.rows("r"))[0] > 1_000_000
+    assert bool(caplog.records) == (damage != "gone")
+
+
+def test_a_failed_transaction_leaves_nothing(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("gradnoise.analyzer.catalog._INSERT", "INSERT INTO nowhere VALUES (?)")
+        with pytest.raises(sqlite3.Error):
+            catalog.store(window(0))
+    assert catalog.analysed() == set()
+    catalog.store(window(0))
+    assert numbers(catalog.rows("r"))[0] == 1
+
+
+def test_waiting_ends_with_a_row_a_call_or_the_time(catalog: Catalog) -> None:
+    assert not catalog.wait(0, timeout=0.01)
+    thread = threading.Timer(0.05, lambda: catalog.store(window(0)))
+    thread.start()
+    assert catalog.wait(0, timeout=30)
+    thread.join()
+    assert catalog.wait(5, timeout=30)  # rows are there already
+    waker = threading.Timer(0.05, catalog.wake)
+    waker.start()
+    assert catalog.wait(6, timeout=30)
+    waker.join()
