@@ -71,8 +71,9 @@ class Producer:
 
     def request(self, stamped: Stamped, **changed: Any) -> ingest_pb2.AppendRequest:
         """The request that sends a batch, with fields changed."""
-        fields = {"table": str(stamped.table), "sequence": stamped.sequence, "payload": pack(stamped)} | changed
-        return ingest_pb2.AppendRequest(**({"run": self.info.run, "producer": self.id} | fields))
+        fields: dict[str, Any] = {"run": self.info.run, "producer": self.id, "table": str(stamped.table)}
+        fields |= {"sequence": stamped.sequence, "payload": pack(stamped)}
+        return ingest_pb2.AppendRequest(**(fields | changed))
 
     def stream(self, requests: Iterable[ingest_pb2.AppendRequest]) -> Any:
         """The call of a stream of requests."""

@@ -101,6 +101,7 @@ class ProducerLog:
         info: the run.
         producer: the producer's id.
         segment_bytes: size behind which a new segment begins.
+        payload_bytes: the largest payload taken.
         fatal: called when a sync fails; must not return, for what the disk holds is then unknown.
     """
 
@@ -111,6 +112,7 @@ class ProducerLog:
         producer: str,
         *,
         segment_bytes: int,
+        payload_bytes: int,
         fatal: Callable[[OSError], None],
     ) -> None:
         self.info = info
@@ -119,6 +121,7 @@ class ProducerLog:
         self._directory = directory
         self._names = frozenset(group.name for group in info.groups)
         self._fatal = fatal
+        self._payload_bytes = payload_bytes
         self._lock = threading.Lock()
         self._tables: dict[Table, _TableState] = {}
         self._places: dict[int, list[Place]] = {}
@@ -199,6 +202,9 @@ class ProducerLog:
         except ValueError:
             known = ", ".join(Table)
             return Refused(item.table, item.sequence, Refusal.INVALID, f"no table {item.table!r}; there are: {known}")
+        if len(item.payload) > self._payload_bytes:
+            message = f"a payload of {len(item.payload)} bytes: the limit here is {self._payload_bytes}; split the batch"
+            return Refused(table, item.sequence, Refusal.INVALID, message)
         try:
             stamped = unpack(table, item.payload)
         except CorruptBatchError as error:

@@ -212,7 +212,14 @@ class Store:
         raise UnknownRunError(f"no run {run!r}; " + (f"the runs here are: {shown}" if known else "no runs here yet"))
 
     def _producer(self, run: _Run, producer: str) -> ProducerLog:
-        return ProducerLog(run.path, run.info, producer, segment_bytes=self._segment_bytes, fatal=self._fatal)
+        return ProducerLog(
+            run.path,
+            run.info,
+            producer,
+            segment_bytes=self._segment_bytes,
+            payload_bytes=self._limits.payload_bytes,
+            fatal=self._fatal,
+        )
 
     def _summary(self, run: _Run) -> RunSummary:
         logs = list(run.producers.values())
