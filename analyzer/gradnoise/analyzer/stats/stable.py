@@ -265,9 +265,10 @@ def fit_columns(
     """Maximum-likelihood SαS fits of all columns of ``U`` (draws × columns, float32 or float64) at once.
 
     ``weights``: one frequency a draw, common to all columns. ``intervals=False`` leaves out the profile
-    intervals of α (two thirds of the time); they are NaN then. ``threads``: ``None`` takes every core for
-    matrices of some millions of values. ``fit_columns(U)[j]`` is ``fit(U[:, j])``, but nothing in a column
-    raises: see ``StableFits.status``. Memory beside the matrix: 1 MiB a thread.
+    intervals of α (two thirds of the time); they are NaN then, as is α's ``se`` of a column at a boundary.
+    ``threads``: ``None`` takes every core for matrices of some millions of values. ``fit_columns(U)[j]`` is
+    ``fit(U[:, j])``, but nothing in a column raises: see ``StableFits.status``. Memory beside the matrix: 1 MiB
+    a thread.
 
     Raises ``InvalidInput`` for something that is not a real matrix, or bad weights.
     """

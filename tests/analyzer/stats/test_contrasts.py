@@ -1,0 +1,108 @@
+"""Contrasts: what noise is measured against."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradnoise.analyzer.stats import InvalidInput, TooFewValues, contrasts, stable
+
+
+@settings(max_examples=40, deadline=None)
+@given(k=st.integers(2, 60), seed=st.integers(0, 10**6), shift=st.floats(-1e3, 1e3))
+def test_the_gradient_cancels(k: int, seed: int, shift: float) -> None:
+    draws = np.random.default_rng(seed).normal(size=(k, 4))
+    for make in (contrasts.pair, contrasts.mean, contrasts.difference):
+        one, other = make(draws), make(draws + shift)
+        np.testing.assert_allclose(one.noise, other.noise, atol=1e-10)
+        assert one.noise.shape[1] == 4
+        assert one.draws == k
+
+
+def test_pairs_are_disjoint_half_differences() -> None:
+    draws = np.arange(14.0).reshape(7, 2) ** 2
+    c = contrasts.pair(draws)
+    np.testing.assert_array_equal(c.noise, (draws[[0, 2, 4]] - draws[[1, 3, 5]]) / 2)
+    assert (c.reference, c.draws, c.draws_used, c.draws_per_row, c.row_stride) == ("pair", 7, 6, 2, 1)
+    assert not c.warnings
+    assert contrasts.pair(draws.astype(np.float32)).noise.dtype == np.float32
+
+
+def test_pairs_stay_inside_one_theta() -> None:
+    draws = np.random.default_rng(1).normal(size=(9, 2))
+    c = contrasts.pair(draws, [0, 0, 0, 1, 1, 2, 2, 2, 2])
+    np.testing.assert_array_equal(c.noise, (draws[[0, 3, 5, 7]] - draws[[1, 4, 6, 8]]) / 2)
+    assert c.draws_used == 8
+    assert not c.warnings
+
+
+def test_a_burst_is_paired_in_time_and_says_so() -> None:
+    draws = np.random.default_rng(2).normal(size=(8, 2))
+    c = contrasts.pair(draws, np.arange(8))
+    np.testing.assert_array_equal(c.noise, contrasts.pair(draws).noise)
+    assert any("drift" in warning for warning in c.warnings)
+
+
+def test_mean_rows_sum_to_zero_and_have_the_sign_of_noise() -> None:
+    draws = np.random.default_rng(3).normal(5.0, 1.0, (20, 3))
+    c = contrasts.mean(draws)
+    np.testing.assert_allclose(c.noise.sum(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(c.noise, draws.mean(axis=0) - draws)
+    assert c.covariance_factor == pytest.approx(20 / 19)
+
+
+def test_difference_is_of_neighbours() -> None:
+    draws = np.random.default_rng(4).normal(size=(6, 3))
+    c = contrasts.difference(draws)
+    np.testing.assert_array_equal(c.noise, draws[:-1] - draws[1:])
+    assert (c.draws_per_row, c.row_stride) == (2, 2)
+
+
+@pytest.mark.parametrize("alpha", [0.8, 1.0, 1.2, 1.7, 2.0])
+def test_scale_factors_lead_back_to_one_draw(alpha: float) -> None:
+    draws = stable.rvs(alpha, 1.0, (40, 2000), np.random.default_rng(5))
+    for make in (contrasts.pair, contrasts.mean, contrasts.difference):
+        c = make(draws)
+        fitted = stable.fit(c.noise[:: c.row_stride].ravel())
+        assert c.scale_factor(alpha) * fitted.scale.value == pytest.approx(1.0, abs=0.02), c.reference
+
+
+def test_mean_centring_grows_heavy_tails_as_published() -> None:
+    # K = 100: 1.73 at α = 1.05, 1.31 at 1.2.
+    c = contrasts.mean(np.random.default_rng(6).normal(size=(100, 2)))
+    assert 1 / c.scale_factor(1.05) == pytest.approx(1.73, abs=0.01)
+    assert 1 / c.scale_factor(1.2) == pytest.approx(1.31, abs=0.01)
+
+
+def test_covariance_factors() -> None:
+    draws = np.random.default_rng(7).normal(0, 3.0, (50, 4000))
+    for make in (contrasts.pair, contrasts.mean, contrasts.difference):
+        c = make(draws)
+        assert c.covariance_factor * np.mean(c.noise**2) == pytest.approx(9.0, rel=0.02), c.reference
+
+
+def test_draws_that_are_not_finite_are_dropped_first() -> None:
+    draws = np.random.default_rng(8).normal(size=(11, 3))
+    bad = draws.copy()
+    bad[4, 1], bad[7, 0] = np.nan, np.inf
+    good = np.delete(draws, [4, 7], axis=0)
+    for make in (contrasts.pair, contrasts.mean, contrasts.difference):
+        c = make(bad)
+        np.testing.assert_array_equal(c.noise, make(good).noise)
+        assert c.non_finite == 2
+        assert any("2 of 11" in warning for warning in c.warnings)
+    with_theta = contrasts.pair(bad, [0] * 5 + [1] * 6)
+    np.testing.assert_array_equal(with_theta.noise, contrasts.pair(good, [0] * 4 + [1] * 5).noise)
+
+
+def test_bad_input() -> None:
+    with pytest.raises(TooFewValues, match="2 finite draws"):
+        contrasts.pair(np.ones((1, 3)))
+    with pytest.raises(TooFewValues, match="got 1 of 3"):
+        contrasts.mean([[1.0], [np.nan], [np.inf]])
+    with pytest.raises(InvalidInput, match="shape"):
+        contrasts.difference(np.ones(5))
+    with pytest.raises(InvalidInput, match="dtype"):
+        contrasts.pair(np.array([["a"], ["b"]]))
+    with pytest.raises(InvalidInput, match="one entry a draw"):
+        contrasts.pair(np.ones((4, 2)), [1, 2])

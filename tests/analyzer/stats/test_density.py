@@ -1,0 +1,203 @@
+"""The tabulated density against values computed elsewhere."""
+
+import importlib.util
+import math
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from gradnoise.analyzer.stats import InvalidInput, stable
+from gradnoise.analyzer.stats._likelihood import evaluate, log_likelihood
+from gradnoise.analyzer.stats._table import X_TAIL, table
+
+ROOT = Path(__file__).resolve().parents[3]
+REFERENCE = ROOT / "tests" / "reference" / "sas_logpdf.csv"
+
+
+def _reference() -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Rows (α, x, ln f), from a 30-digit computation; see the file's head."""
+    lines = [line for line in REFERENCE.read_text().splitlines() if line[:1].isdigit()]
+    return np.array([line.split(",") for line in lines], dtype=float)
+
+
+def _generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_stable_table", ROOT / "tools" / "make_stable_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _zolotarev(x: float, alpha: float) -> float:
+    """Nolan's integral for the SαS density, α ≠ 1, x > 0 (Nolan 1997, theorem 1), by mpmath."""
+    with mpmath.workdps(30):
+        a, z = mpmath.mpf(alpha), mpmath.mpf(x)
+
+        def v(t: Any) -> Any:
+            return (mpmath.cos(t) / mpmath.sin(a * t)) ** (a / (a - 1)) * mpmath.cos((a - 1) * t) / mpmath.cos(t)
+
+        power = z ** (a / (a - 1))
+
+        def integrand(t: Any) -> Any:
+            value = v(t)
+            return value * mpmath.exp(-power * value)
+
+        top = mpmath.pi / 2
+        # Split where the exponent is 1: the integrand's peak.
+        peak = mpmath.findroot(
+            lambda t: mpmath.log(power * v(t)), (top * 0.001, top * 0.999), solver="anderson", tol=1e-12
+        )
+        whole = mpmath.quad(integrand, [mpmath.mpf(0), peak, top])
+        return float(a * z ** (1 / (a - 1)) / (mpmath.pi * abs(a - 1)) * whole)
+
+
+def test_density_agrees_with_reference_file() -> None:
+    alpha, x, expected = _reference().T
+    assert len(alpha) > 1000
+    got = stable.logpdf(x, alpha)
+    assert np.abs(np.expm1(got - expected)).max() < 1e-9
+    np.testing.assert_array_equal(stable.logpdf(-x, alpha), got)
+
+
+@pytest.mark.parametrize(
+    ("x", "alpha"), [(0.3, 1.3), (2.0, 1.73), (5.0, 1.9), (7.7, 1.62), (20.0, 1.45), (0.8, 0.77), (3.0, 0.55)]
+)
+def test_density_agrees_with_zolotarev_integral(x: float, alpha: float) -> None:
+    assert stable.pdf(x, alpha) == pytest.approx(_zolotarev(x, alpha), rel=1e-9)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="the generator needs 80-bit floating point")
+def test_table_agrees_with_its_generator_between_nodes() -> None:
+    density = _generator().density
+    rng = np.random.default_rng(11)
+    for alpha in [*rng.uniform(0.5, 2.0, 24), 1.99, 1.999, 1.9999, 1.99999]:
+        x = np.concatenate([rng.uniform(0, 3, 30), rng.uniform(0, X_TAIL, 40)])
+        expected = np.asarray(density(x, float(alpha)), dtype=float)
+        assert np.abs(stable.pdf(x, alpha) / expected - 1).max() < 1e-9, alpha
+
+
+def test_tail_series_joins_the_table() -> None:
+    for alpha in np.linspace(0.5, 1.999, 40):
+        below, above = stable.logpdf([np.nextafter(X_TAIL, 0), X_TAIL], alpha)
+        assert below == pytest.approx(above, abs=1e-9)
+
+
+def test_far_tail_is_the_power_law() -> None:
+    for alpha in (0.5, 1.0, 1.5, 1.9):
+        c = math.gamma(alpha) * math.sin(math.pi * alpha / 2) / math.pi
+        for x in (1e30, 1e100, 1e300):
+            expected = math.log(alpha * c) - (1 + alpha) * math.log(x)
+            assert stable.logpdf(x, alpha) == pytest.approx(expected, rel=1e-9)
+
+
+def test_gaussian_and_cauchy_are_exact() -> None:
+    x = np.linspace(-60, 60, 1001)
+    np.testing.assert_allclose(
+        stable.logpdf(x, 2.0, 1.5), scipy_stats.norm.logpdf(x, scale=1.5 * math.sqrt(2)), rtol=1e-13
+    )
+    np.testing.assert_allclose(stable.logpdf(x, 1.0, 0.4), scipy_stats.cauchy.logpdf(x, scale=0.4), rtol=1e-13)
+
+
+def test_continuous_into_gaussian_and_through_cauchy() -> None:
+    x = np.linspace(0, 8, 200)
+    gauss = stable.pdf(x, 2.0)
+    for delta in (1e-6, 1e-9, 1e-12, 4.5e-16):
+        assert np.abs(stable.pdf(x, 2.0 - delta) - gauss).max() < 2 * delta + 1e-15
+    for delta in (1e-3, 1e-6, 1e-9):
+        for side in (-1, 1):
+            assert np.abs(stable.logpdf(x, 1 + side * delta) - stable.logpdf(x, 1.0)).max() < 3 * delta + 2e-9
+
+
+def test_density_integrates_to_one() -> None:
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    edges = np.concatenate([np.linspace(0, 2, 60), np.geomspace(2, 1e6, 300)[1:]])
+    mid, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
+    x = mid[:, None] + half[:, None] * nodes
+    for alpha in (0.6, 0.95, 1.25, 1.75, 1.98):
+        body = 2 * float((stable.pdf(x, alpha) @ weights * half).sum())
+        tail = 2 * math.gamma(alpha) * math.sin(math.pi * alpha / 2) / math.pi * 1e6**-alpha
+        assert body + tail == pytest.approx(1.0, abs=2e-4 if alpha < 0.9 else 1e-8)
+
+
+def test_arguments_broadcast_and_shapes_are_kept() -> None:
+    x, alpha = np.linspace(-3, 3, 7)[:, None], np.array([1.2, 1.8, 2.0])
+    out = stable.logpdf(x, alpha, [1.0, 2.0, 3.0])
+    assert out.shape == (7, 3)
+    assert out[2, 1] == stable.logpdf(float(x[2, 0]), 1.8, 2.0)
+    assert isinstance(stable.logpdf(0, 1.5), float)
+    assert isinstance(stable.pdf(0, 1.5), float)
+    assert stable.logpdf(np.float32(0.5), 1.5) == stable.logpdf(0.5, 1.5)
+    np.testing.assert_array_equal(stable.logpdf(np.arange(6)[::2], 1.5), stable.logpdf([0.0, 2.0, 4.0], 1.5))
+    assert stable.logpdf(np.empty((0, 2)), 1.5).shape == (0, 2)
+
+
+def test_values_that_are_not_finite() -> None:
+    out = stable.logpdf([np.nan, np.inf, -np.inf, 1e308], 1.5)
+    assert np.isnan(out[0])
+    assert (out[1:3] == -np.inf).all()
+    assert np.isfinite(out[3])
+
+
+@pytest.mark.parametrize(
+    ("x", "alpha", "scale", "word"),
+    [
+        (1.0, 0.4, 1.0, "alpha"),
+        (1.0, 2.1, 1.0, "alpha"),
+        (1.0, math.nan, 1.0, "alpha"),
+        (1.0, 1.5, 0.0, "scale"),
+        (1.0, 1.5, -1.0, "scale"),
+        (1.0, 1.5, math.inf, "scale"),
+        ("text", 1.5, 1.0, "x:"),
+    ],
+)
+def test_bad_arguments_are_named(x: Any, alpha: float, scale: float, word: str) -> None:
+    with pytest.raises(InvalidInput, match=word):
+        stable.logpdf(x, alpha, scale)
+
+
+@pytest.mark.parametrize("theta", [(0.7, 0.2, 0.1), (1.0, -0.5, 0.0), (1.5, 0.1, -0.3), (1.93, 0.0, 0.2)])
+def test_derivatives_of_the_likelihood(theta: tuple[float, float, float]) -> None:
+    rng = np.random.default_rng(4)
+    x = np.concatenate([stable.rvs(1.4, 1.0, 60, rng), [45.0, -300.0, 0.001]])
+    tab, weights = table(), rng.uniform(0.5, 2, x.size)
+    work = np.empty((3, tab.coefficients.shape[2]))
+    out, shifted = np.empty(10), np.empty(10)
+    at = np.array(theta)
+    evaluate(x, weights, at, True, tab, work, out)
+    assert out[0] == pytest.approx(log_likelihood(x, weights, at, tab, work), rel=1e-12)
+    index = {(0, 0): 4, (0, 1): 5, (1, 1): 6, (0, 2): 7, (1, 2): 8, (2, 2): 9}
+    for i in range(3):
+        h = np.zeros(3)
+        h[i] = 1e-5
+        evaluate(x, weights, at + h, True, tab, work, shifted)
+        up = shifted.copy()
+        evaluate(x, weights, at - h, True, tab, work, shifted)
+        slope = (up - shifted) / 2e-5
+        assert slope[0] == pytest.approx(out[1 + i], rel=1e-4, abs=1e-3)
+        for j in range(3):
+            assert slope[1 + j] == pytest.approx(out[index[min(i, j), max(i, j)]], rel=2e-3, abs=2e-2)
+
+
+def test_rvs_follow_the_characteristic_function() -> None:
+    rng = np.random.default_rng(5)
+    for alpha in (0.6, 1.0, 1.4, 1.9, 2.0):
+        x = stable.rvs(alpha, 2.0, (400, 250), rng)
+        assert x.shape == (400, 250)
+        for w in (0.2, 0.7):
+            assert np.cos(w * x).mean() == pytest.approx(math.exp(-((2.0 * w) ** alpha)), abs=0.012)
+    assert isinstance(stable.rvs(1.5, 1.0, None, rng), float)
+    with pytest.raises(InvalidInput, match="rng"):
+        stable.rvs(1.5, 1.0, 3)
+
+
+def test_tables_are_small() -> None:
+    folder = resources.files("gradnoise.analyzer.stats").joinpath("_data")
+    sizes = {name: len(folder.joinpath(name).read_bytes()) for name in ("stable.npz", "null.npz")}
+    assert sum(sizes.values()) < 1_000_000, sizes
