@@ -9,6 +9,7 @@ Contents
     levels, t      LR exceeds t[i, j] with probability levels[j] at n[i]
     rate           exponential rate of the tail beyond the last level
     inverse_alpha  mean of 1/α̂ at n (what the per-parameter and across-parameter forms of Gaussian noise average to)
+    inverse_sd     standard deviation of 1/α̂ over such samples
     rows, coordinates, standardised
                    mean of 1/α̂ over the rows of a Gaussian matrix (rows x coordinates) whose columns are
                    divided by the median of |u| over the other rows
@@ -67,7 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     start = time.perf_counter()
-    atom, t, rate, inverse = [], [], [], []
+    atom, t, rate, inverse, spread = [], [], [], [], []
     atom_error, t_error, inverse_error = [], [], []
     for n in SIZES:
         samples = int(min(MOST_SAMPLES, max(LEAST_SAMPLES, VALUES_PER_SIZE // n)))
@@ -78,6 +79,7 @@ def main() -> None:
         t.append(q)
         rate.append(1 / np.mean(above - above.min()))
         inverse.append(inv.mean())
+        spread.append(inv.std())
         atom_error.append(np.sqrt(0.13 / samples))
         # se of a quantile: sqrt(p / N) / density, with a density of about p / 2 in an exponential tail of rate 1/2.
         t_error.append(2 / np.sqrt(LEVELS * samples))
@@ -108,6 +110,7 @@ def main() -> None:
         t=np.maximum(smoothed, 0),
         rate=np.array(rate),
         inverse_alpha=smooth(np.array(inverse), np.array(inverse_error)),
+        inverse_sd=np.array(spread),
         rows=ROWS,
         coordinates=COORDINATES,
         standardised=standardised,

@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from gradnoise.analyzer.stats import TooFewValues, Verdict, _null, compare, gaussian, stable
+from gradnoise.analyzer.stats import TooFewValues, Verdict, _engine, _fit, _null, compare, gaussian, stable
 
 
 @pytest.mark.parametrize(("n", "samples", "location"), [(75, 20_000, False), (270, 10_000, False), (270, 6000, True)])
 def test_p_values_are_calibrated_between_the_tables_sizes(n: int, samples: int, location: bool) -> None:
     x = np.random.default_rng(n).normal(0, 2.0, (n, samples))
-    rows = compare._engine.fit_rows(x, located=location, columns=True, threads=1)
-    ratio = 2 * (rows[:, compare._fit.LOGLIK] - rows[:, compare._fit.GAUSS_LOGLIK])
+    rows = _engine.fit_rows(x, located=location, columns=True, threads=1)
+    ratio = 2 * (rows[:, _fit.LOGLIK] - rows[:, _fit.GAUSS_LOGLIK])
     p = _null.p_value(ratio, n)
     for u in (0.1, 0.05, 0.01, 0.001):
         share, error = np.mean(p <= u), math.sqrt(u * (1 - u) / samples)

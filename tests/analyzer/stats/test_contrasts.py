@@ -60,11 +60,11 @@ def test_difference_is_of_neighbours() -> None:
 
 @pytest.mark.parametrize("alpha", [0.8, 1.0, 1.2, 1.7, 2.0])
 def test_scale_factors_lead_back_to_one_draw(alpha: float) -> None:
-    draws = stable.rvs(alpha, 1.0, (40, 2000), np.random.default_rng(5))
+    draws = stable.rvs(alpha, 1.0, (40, 20_000), np.random.default_rng(5))
     for make in (contrasts.pair, contrasts.mean, contrasts.difference):
         c = make(draws)
-        fitted = stable.fit(c.noise[:: c.row_stride].ravel())
-        assert c.scale_factor(alpha) * fitted.scale.value == pytest.approx(1.0, abs=0.02), c.reference
+        fitted = stable.fit(c.noise[0])  # one row: the values of a row are independent, rows of `mean` are not
+        assert c.scale_factor(alpha) * fitted.scale.value == pytest.approx(1.0, abs=0.04), c.reference
 
 
 def test_mean_centring_grows_heavy_tails_as_published() -> None:

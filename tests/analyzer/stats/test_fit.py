@@ -5,6 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from gradnoise.analyzer.stats import (
     NonFiniteValues,
     Status,
     TooFewValues,
+    _jit,
     gaussian,
     stable,
 )
@@ -282,16 +284,14 @@ def test_integers_and_single_precision() -> None:
 
 
 def test_kernels_work_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradnoise.analyzer.stats import _jit
-
-    real = _jit.numba.njit
+    real = numba.njit
 
     def refusing(*args: Any, **options: Any) -> Any:
         if options.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")
         return real(*args, **options)
 
-    monkeypatch.setattr(_jit.numba, "njit", refusing)
+    monkeypatch.setattr(numba, "njit", refusing)
 
     def double(v: float) -> float:
         return 2 * v

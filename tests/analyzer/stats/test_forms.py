@@ -183,7 +183,7 @@ def test_zeros_and_dead_columns() -> None:
     dead = np.random.default_rng(13).normal(size=(100, 60))
     dead[:, :40] = 0
     assert forms.standardized(dead).status is Status.TOO_FEW_VALUES
-    sparse = np.where(np.random.default_rng(14).random((100, 60)) < 0.8, 0.0, noise)
+    sparse = np.where(np.random.default_rng(14).random((100, 60)) < 0.9, 0.0, noise)
     assert forms.per_parameter(sparse).status is Status.TOO_FEW_VALUES
 
 
@@ -273,6 +273,21 @@ def test_bad_input() -> None:
             form(np.array([["a"]]))
         assert form(np.empty((50, 0))).status is Status.TOO_FEW_VALUES
         assert form(np.empty((0, 50))).status is Status.TOO_FEW_DRAWS
+
+
+def test_a_few_gaussian_columns_do_not_claim_certainty() -> None:
+    # Seed chosen for α̂ = 2 in every column and every replicate: the jackknife alone sees no spread at all.
+    for seed in range(100):
+        noise = np.random.default_rng(seed).uniform(-1, 1, (40, 2))
+        result = forms.per_parameter(noise)
+        if result.alpha.value == 2.0 and (result.replicates == 0.5).all():
+            break
+    assert result.status is Status.AT_BOUNDARY
+    assert result.alpha.low < 1.9
+    assert result.alpha.high == 2.0
+    assert result.verdict is Verdict.UNDECIDED
+    alone = forms.combine([result], [1.0]).alpha
+    assert (alone.value, alone.low, alone.se) == (2.0, result.alpha.low, result.alpha.se)
 
 
 def test_verdict_rule() -> None:

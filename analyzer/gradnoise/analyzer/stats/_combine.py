@@ -57,7 +57,9 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
     scale_replicates = np.exp(w @ log_scales)
     inverse = float(sum(a / r.alpha.value for a, r in zip(w, chosen, strict=True)))
     n = min(r.rows_used for r in chosen)
-    alpha = alpha_estimate(inverse, replicates, n, "weighted mean of 1/α over groups; jackknife over draws, joint")
+    floor = float(np.sqrt(sum((a * r.floor) ** 2 for a, r in zip(w, chosen, strict=True))))
+    method = "weighted mean of 1/α over groups; jackknife over draws, joint"
+    alpha = alpha_estimate(inverse, replicates, floor, n, method)
     null_alpha = 1.0 / float(sum(a / r.null_alpha for a, r in zip(w, chosen, strict=True)))
     share = float(sum(a * r.rejected_share for a, r in zip(w, chosen, strict=True)))
     warnings: tuple[str, ...] = ()
@@ -70,6 +72,7 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
         reference=references[0] if len(references) == 1 else "mixed",
         alpha=alpha,
         replicates=replicates,
+        floor=floor,
         scale=scale_estimate(scale, scale_replicates, n, "weighted geometric mean over groups; jackknife over draws"),
         scale_replicates=scale_replicates,
         sums=tuple(_combine_sums(chosen, w, i) for i in range(len(SUMS))),
@@ -96,12 +99,16 @@ def _combine_sums(results: Sequence[FormResult], weights: Floats, index: int) ->
     inverse = sum(a / e.value for a, _, e in present) / total
     replicates = sum(a * s.replicates for a, s, _ in present) / total
     count = min(s.sums for _, s, _ in present)
+    floor = float(np.sqrt(sum((a * s.floor) ** 2 for a, s, _ in present)) / total)
     m = present[0][1].m
     return SumResult(
         m,
-        alpha_estimate(float(inverse), np.asarray(replicates), count, f"weighted mean of 1/α of sums of {m} draws"),
+        alpha_estimate(
+            float(inverse), np.asarray(replicates), floor, count, f"weighted mean of 1/α of sums of {m} draws"
+        ),
         float(total / sum(a / s.null_alpha for a, s, _ in present)),
         count,
         "",
         np.asarray(replicates),
+        floor,
     )

@@ -35,6 +35,8 @@ class SumResult:
     reason: str = ""
     replicates: Floats = dataclasses.field(default_factory=lambda: np.empty(0))
     """Jackknife replicates of 1/α."""
+    floor: float = 0.0
+    """As of ``FormResult.floor``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class FormResult:
     """1 / mean(1/α̂) over columns (rows); interval by delete-a-group jackknife over draws."""
     replicates: Floats
     """The jackknife replicates of 1/α, one a tenth of the draws, aligned across the groups of one window."""
+    floor: float
+    """Least standard error of 1/α: that of as many independent Gaussian columns (rows)."""
     scale: Estimate
     """Median over columns (rows) of σ̂ of the noise rows, in their units (``Contrast.scale_factor`` leads to
     one draw's);

@@ -33,12 +33,16 @@ def standard_error(replicates: Floats) -> float:
     return float(np.sqrt((g - 1) / g * np.sum((replicates - replicates.mean()) ** 2)))
 
 
-def alpha_estimate(inverse: float, replicates: Floats, n: float, method: str, reference: str = "") -> Estimate:
-    """α = 1/``inverse`` with its interval from the replicates of 1/α, cut at α = 2 (and below at 0)."""
-    se = standard_error(replicates)
+def alpha_estimate(inverse: float, replicates: Floats, floor: float, n: float, method: str) -> Estimate:
+    """α = 1/``inverse`` with its interval from the replicates of 1/α, cut at α = 2.
+
+    ``floor`` is the least standard error of 1/α that is believed. At the boundary α̂ = 2 every replicate may be the same
+    number, and a few columns would claim an interval of no length.
+    """
+    se = max(standard_error(replicates), floor)
     low, high = 1.0 / (inverse + T95 * se), 1.0 / max(inverse - T95 * se, 0.5)
     value = 1.0 / inverse
-    return Estimate(value, value * value * se, min(low, value), max(high, value), n, method, reference)
+    return Estimate(value, value * value * se, min(low, value), max(high, value), n, method)
 
 
 def scale_estimate(scale: float, replicates: Floats, n: float, method: str) -> Estimate:

@@ -24,6 +24,7 @@ class Null(NamedTuple):
     t: Floats
     rate: Floats
     inverse_alpha: Floats
+    inverse_sd: Floats
     rows: Floats
     coordinates: Floats
     standardised: Floats
@@ -70,6 +71,15 @@ def inverse_alpha(n: ArrayLike) -> Floats:
     inside = np.interp(np.log(np.maximum(sizes, 1.0)), np.log(tab.n), tab.inverse_alpha)
     beyond = 0.5 + (tab.inverse_alpha[-1] - 0.5) * np.sqrt(tab.n[-1] / np.maximum(sizes, tab.n[-1]))
     return np.where(sizes > tab.n[-1], beyond, inside)
+
+
+def inverse_alpha_sd(n: ArrayLike) -> Floats:
+    """Standard deviation of 1/α̂ over Gaussian samples of size ``n``, log-log interpolated and extended."""
+    tab = null()
+    x, y = np.log(tab.n), np.log(tab.inverse_sd)
+    at = np.log(np.maximum(np.asarray(n, dtype=np.float64), 1.0))
+    slope = (y[-1] - y[-4]) / (x[-1] - x[-4])
+    return np.asarray(np.exp(np.interp(at, x, y) + slope * np.maximum(at - x[-1], 0.0)))
 
 
 def inverse_alpha_standardised(rows: int, coordinates: float) -> float:

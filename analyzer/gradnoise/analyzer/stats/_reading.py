@@ -27,6 +27,8 @@ class Core:
     scale: float
     scale_replicates: Floats
     null_inverse: float
+    floor: float
+    """Standard error of 1/α of as many independent Gaussian units."""
     p: Floats
     failure: Status | None
 
@@ -70,30 +72,40 @@ def _failed(rows: Floats) -> Status:
     return _engine.STATUS[int(values[counts.argmax()])]
 
 
-def _units(rows: Floats) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], Floats, Floats, Floats, float]:
-    """Which units were fitted, and of those 1/α̂, σ̂, p-values and the null's mean 1/α̂."""
+def _units(rows: Floats) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], Floats, Floats, Floats, Floats]:
+    """Which units were fitted, and of those 1/α̂, σ̂, p-values and numbers of values."""
     fitted = np.isin(rows[:, _fit.CODE].astype(int), _engine.FITTED)
     good = rows[fitted]
     ratio = 2.0 * (good[:, _fit.LOGLIK] - good[:, _fit.GAUSS_LOGLIK])
     n = good[:, _fit.N_USED]
-    null_inverse = float(_null.inverse_alpha(n).mean()) if len(good) else float("nan")
-    return (
-        fitted,
-        1.0 / good[:, _fit.ALPHA],
-        np.exp(good[:, _fit.LOG_SCALE]),
-        _null.p_value(ratio, n),
-        null_inverse,
+    return fitted, 1.0 / good[:, _fit.ALPHA], np.exp(good[:, _fit.LOG_SCALE]), _null.p_value(ratio, n), n
+
+
+def _core(inverse: Floats, replicates: Floats, sigma: Floats, scale_replicates: Floats, p: Floats, n: Floats) -> Core:
+    return Core(
+        inverse=float(inverse.mean()),
+        replicates=replicates,
+        scale=float(np.median(sigma)),
+        scale_replicates=scale_replicates,
+        null_inverse=float(_null.inverse_alpha(n).mean()),
+        floor=float(np.sqrt(np.sum(_null.inverse_alpha_sd(n) ** 2))) / len(n),
+        p=p,
+        failure=None,
     )
+
+
+def _no_core(rows: Floats) -> Core:
+    nothing = np.full(GROUPS, np.nan)
+    return Core(np.nan, nothing, np.nan, nothing, np.nan, np.nan, np.empty(0), _failed(rows))
 
 
 def column_core(matrix: Matrix, group: np.ndarray[Any, np.dtype[np.int64]], least: int) -> Core:
     """Every column fitted, and refitted without each tenth of the rows from a warm start."""
     columns = np.ascontiguousarray(matrix.T)
     rows = _engine.fit_rows(columns, least=least)
-    fitted, inverse, sigma, p, null_inverse = _units(rows)
-    nothing = np.full(GROUPS, np.nan)
+    fitted, inverse, sigma, p, n = _units(rows)
     if not fitted.any():
-        return Core(np.nan, nothing, np.nan, nothing, np.nan, p, _failed(rows))
+        return _no_core(rows)
     columns = columns[fitted] if not fitted.all() else columns
     warm = np.column_stack([1.0 / inverse, np.log(sigma), np.zeros(len(sigma))])
     replicates, scale_replicates = np.full(GROUPS, inverse.mean()), np.full(GROUPS, np.median(sigma))
@@ -105,23 +117,22 @@ def column_core(matrix: Matrix, group: np.ndarray[Any, np.dtype[np.int64]], leas
         ok = np.isin(again[:, _fit.CODE].astype(int), _engine.FITTED)
         replicates[g] = np.where(ok, 1.0 / again[:, _fit.ALPHA], inverse).mean()
         scale_replicates[g] = np.median(np.where(ok, np.exp(again[:, _fit.LOG_SCALE]), sigma))
-    return Core(float(inverse.mean()), replicates, float(np.median(sigma)), scale_replicates, null_inverse, p, None)
+    return _core(inverse, replicates, sigma, scale_replicates, p, n)
 
 
 def row_core(matrix: Matrix, group: np.ndarray[Any, np.dtype[np.int64]], least: int) -> Core:
     """Every row fitted; a replicate is the mean over the rows outside one group, no refits needed."""
     rows = _engine.fit_rows(matrix, least=least)
-    fitted, inverse, sigma, p, null_inverse = _units(rows)
-    nothing = np.full(GROUPS, np.nan)
+    fitted, inverse, sigma, p, n = _units(rows)
     if fitted.sum() < 2:
-        return Core(np.nan, nothing, np.nan, nothing, np.nan, p, _failed(rows))
+        return _no_core(rows)
     group = group[fitted]
     replicates, scale_replicates = np.full(GROUPS, inverse.mean()), np.full(GROUPS, np.median(sigma))
     for g in range(GROUPS):
         keep = group != g
         if keep.any():
             replicates[g], scale_replicates[g] = inverse[keep].mean(), np.median(sigma[keep])
-    return Core(float(inverse.mean()), replicates, float(np.median(sigma)), scale_replicates, null_inverse, p, None)
+    return _core(inverse, replicates, sigma, scale_replicates, p, n)
 
 
 def block_sums(given: Input, source: Matrix, m: int) -> tuple[Matrix, np.ndarray[Any, np.dtype[np.int64]]]:
@@ -136,8 +147,12 @@ def block_sums(given: Input, source: Matrix, m: int) -> tuple[Matrix, np.ndarray
 
 
 def effective_coordinates(given: Input) -> float:
-    """1 / mean squared cosine between the sign patterns of different rows: J for independent coordinates, 1 for
-    rank one."""
+    """Independent coordinates that J are worth: J if they are independent, 1 if rows differ by a factor only.
+
+    For Gaussian rows of correlation ρ the signs agree with mean cosine c = (2/π) arcsin ρ, so ρ = sin(πc/2), and over
+    pairs of independent rows of J' independent coordinates E ρ² = 1/J'. Signs know no scale, so a spread of scales
+    does not count as dependence. What finite J alone adds to the mean of ρ² is taken off.
+    """
     signs = np.sign(given.matrix[:256]).astype(np.float32)
     norms = np.sqrt((signs * signs).sum(axis=1))
     signs = signs[norms > 0] / norms[norms > 0, None]
@@ -145,5 +160,7 @@ def effective_coordinates(given: Input) -> float:
     if k < 2:
         return 1.0
     gram = signs @ signs.T
-    square = float((np.square(gram, dtype=np.float64).sum() - k) / (k * (k - 1)))
-    return 1.0 / max(square, 1e-12)
+    off = gram[np.triu_indices(k, 1)].astype(np.float64)
+    chance = 1.0 / float(np.mean(norms[norms > 0] ** 2))
+    excess = float(np.mean(np.sin(np.pi / 2 * np.clip(off, -1, 1)) ** 2)) - (np.pi / 2) ** 2 * chance
+    return 1.0 / min(max(excess, 0.0) + chance, 1.0)

@@ -182,6 +182,7 @@ def _nothing(form: str, given: Input, status: Status, reason: str) -> FormResult
         reference=given.reference,
         alpha=empty,
         replicates=np.full(GROUPS, nan),
+        floor=nan,
         scale=empty,
         scale_replicates=np.full(GROUPS, nan),
         sums=tuple(SumResult(m, None, nan, 0, reason) for m in SUMS),
@@ -220,16 +221,16 @@ def _sum_results(given: Input, source: Matrix, form: str) -> tuple[SumResult, ..
         if form == "standardized":
             null_inverse = _null.inverse_alpha_standardised(given.matrix.shape[0], source.shape[1])
         alpha = alpha_estimate(
-            core.inverse, core.replicates, count, f"{form} of sums of {m} draws; jackknife over draws"
+            core.inverse, core.replicates, core.floor, count, f"{form} of sums of {m} draws; jackknife over draws"
         )
-        results.append(SumResult(m, alpha, 1.0 / null_inverse, count, "", core.replicates))
+        results.append(SumResult(m, alpha, 1.0 / null_inverse, count, "", core.replicates, core.floor))
     return tuple(results)
 
 
 def _result(form: str, given: Input, core: Core, null_inverse: float, columns_used: int, sums: tuple[SumResult, ...],
             method: str, warnings: tuple[str, ...] = ()) -> FormResult:  # fmt: skip
     n = given.matrix.shape[0]
-    alpha = alpha_estimate(core.inverse, core.replicates, n, method)
+    alpha = alpha_estimate(core.inverse, core.replicates, core.floor, n, method)
     null_alpha = 1.0 / null_inverse
     share = rejected_share(core.p, FALSE_DISCOVERY_RATE)
     if given.zeros > 0:
@@ -239,6 +240,7 @@ def _result(form: str, given: Input, core: Core, null_inverse: float, columns_us
         reference=given.reference,
         alpha=alpha,
         replicates=core.replicates,
+        floor=core.floor,
         scale=scale_estimate(core.scale, core.scale_replicates, n, "median; interval by jackknife over draws"),
         scale_replicates=core.scale_replicates,
         sums=sums,
@@ -296,4 +298,4 @@ def _dependence(given: Input) -> tuple[str, ...]:
     effective = effective_coordinates(given)
     if effective >= _FEW_EFFECTIVE:
         return ()
-    return (f"the {given.matrix.shape[1]} coordinates are dependent: by their signs they are worth {effective:.0f}",)
+    return (f"by their signs the {given.matrix.shape[1]} coordinates are worth {effective:.0f} independent ones",)
