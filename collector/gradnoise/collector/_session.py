@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["CHANNEL_OPTIONS", "CutError", "Outcome", "run_session"]
 
 _OPEN_TIMEOUT = 10.0
-_STALL = 60.0  # seconds without an answer while batches are under way
 _POLL = 0.1
 _MESSAGE_BYTES = 72 << 20  # a payload of 64 MiB and its header
 
@@ -70,7 +69,7 @@ def run_session(
     producer: str,
     on_progress: Callable[[Flight], None],
     *,
-    stall: float = _STALL,
+    stall: float,
 ) -> Outcome:
     """Ship until the producer has ended and everything is acknowledged.
 

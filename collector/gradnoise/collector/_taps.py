@@ -114,7 +114,7 @@ class Taps:
         self._window: _Window | None = None
         self._at = _AtTheta()
         self._rows: dict[int, StepRow] = {}
-        self._log_follows_update = False
+        self._log_follows_update: bool | None = None
         self._owners: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
         if optimizer is not None:
             self._update_hook = optimizer.register_step_post_hook(self._on_update)
@@ -184,11 +184,14 @@ class Taps:
         if self._stopped or os.getpid() != self._pid:
             return
         try:
-            # Called after optimizer.step(), the values belong to the step before. What the loop does shows while
-            # hooks are armed, and holds for the steps between bursts.
-            if self._hooks.armed and self._theta > 0:
-                self._log_follows_update = not (self.forwards or self._at.backwards or self._drafts)
-            row = self._row(self._theta - 1 if self._log_follows_update and self._theta > 0 else self._theta)
+            # Called after optimizer.step(), the values belong to the step before. Which of the two the loop does shows
+            # before the first update, or while hooks are armed, and holds from then on.
+            if self._log_follows_update is None or self._hooks.armed:
+                if self._theta == 0 or self.forwards or self._at.backwards:
+                    self._log_follows_update = False
+                elif self._log_follows_update is None:
+                    self._log_follows_update = True
+            row = self._row(self._theta - 1 if self._log_follows_update else self._theta)
             if loss is not None:
                 row.loss = self._number("loss", loss)
             if batch_size is not None:
@@ -202,7 +205,10 @@ class Taps:
 
     def close(self) -> None:
         """Hand over what is pending, close the window, take every hook off. Idempotent."""
-        if self._stopped or os.getpid() != self._pid:
+        if os.getpid() != self._pid:
+            return
+        if self._stopped:
+            self._stop()
             return
         try:
             self._settle()

@@ -33,6 +33,7 @@ __all__ = ["ProducerReport", "ShipReport", "main", "ship"]
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.1, 15.0
 _PROGRESS_EVERY = 0.2
+_STALL = 30.0  # seconds without an answer, while batches are under way, after which a stream is dead
 _log = logging.getLogger("gradnoise.shipper")
 
 
@@ -124,6 +125,7 @@ class _Shipment:
         self._producer = producer
         self._endpoint = endpoint
         self._grace = grace
+        self._stall = min(_STALL, max(1.0, grace / 3))
         self._patient = patient
         self._on_progress = on_progress
         self._rows = 0
@@ -138,7 +140,9 @@ class _Shipment:
         while True:
             advance = self._advance(self._batches)
             try:
-                outcome = run_session(stub, self._dump.path, self._dump.info, self._producer, advance)
+                outcome = run_session(
+                    stub, self._dump.path, self._dump.info, self._producer, advance, stall=self._stall
+                )
             except CutError as cut:
                 self._wait(cut)
             except (RefusedError, WireError, OSError) as error:

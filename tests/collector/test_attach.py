@@ -1,0 +1,164 @@
+"""What attach refuses, where the dump goes, and the states of a handle."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import nn
+
+from gradnoise.collector import CollectorError, Probe, Sampling, attach
+from gradnoise.wire import Dump, NotADumpError, RunExistsError, WireError
+
+from .loops import Data, hooks_left, loss_of, messages, mlp, rows, train
+from .test_bursts import sgd
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_models_without_anything_to_record_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CollectorError, match=r"attach\(model=ReLU\): nothing to record, it has no parameters"):
+        attach(nn.ReLU(), dump=tmp_path / "d")
+    with pytest.raises(CollectorError, match="all of its 4 parameters are frozen"):
+        attach(mlp().requires_grad_(False), dump=tmp_path / "d")
+    with pytest.raises(CollectorError, match="parameter 'weight' is complex"):
+        attach(nn.Linear(2, 2, dtype=torch.complex64), dump=tmp_path / "d")
+    with pytest.raises(CollectorError, match=r"model=function.*torch.nn.Module"):
+        attach(lambda x: x, dump=tmp_path / "d")  # type: ignore[arg-type]
+    assert not (tmp_path / "d").exists()
+
+
+def test_arguments_that_cannot_work_are_refused(tmp_path: Path) -> None:
+    model = mlp()
+
+    def refused(text: str, **arguments: object) -> None:
+        with pytest.raises(CollectorError, match=text):
+            attach(model, dump=tmp_path / "d", **arguments)  # type: ignore[arg-type]
+
+    refused("holds none of the parameters of Sequential", optimizer=sgd(mlp()))
+    refused("optimizer=str", optimizer="sgd")
+    refused("probe=3", probe=3)
+    refused("sampling=3", sampling=3)
+    refused("records nothing", sampling=Sampling(burst=0))
+    refused("scaler=float", scaler=2.0)
+    refused("batch_size=0", batch_size=0)
+    refused("batch_size='8'", batch_size="8")
+    for endpoint in ("localhost", "host:0", "host:99999", "http://host:1", "a b:1"):
+        refused("expected HOST:PORT", endpoint=endpoint)
+    with pytest.raises(WireError, match="run id"):
+        attach(model, run="../x", dump=tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+    assert hooks_left(model) == 0
+
+
+def test_where_the_dump_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with attach(mlp()) as handle:
+        assert handle.run is not None
+        assert re.fullmatch(r"\d{8}-\d{6}-Sequential-[0-9a-f]{4}", handle.run)
+        assert handle.path == tmp_path / "gradnoise" / handle.run
+    with attach(mlp(), run="named") as handle:
+        assert handle.path == tmp_path / "gradnoise" / "named"
+    monkeypatch.setenv("GRADNOISE_DUMP", "elsewhere")
+    with attach(mlp(), run="named") as handle:
+        assert handle.path == tmp_path / "elsewhere"
+    with attach(mlp(), run="named", dump="here") as handle:
+        assert handle.path == tmp_path / "here"
+    assert Dump(tmp_path / "here").info.model == "Sequential"
+    assert {"python", "torch", "numpy"} <= Dump(tmp_path / "here").info.versions.keys()
+
+
+def test_an_existing_dump_of_the_same_groups_is_joined_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for run in ("r", "r", None):
+        model = mlp()
+        with attach(model, dump=tmp_path, run=run, sampling=Sampling(burst=2, every=2)) as handle:
+            train(model, sgd(model), Data(), 2)
+        assert handle.run == "r"
+    assert len(Dump(tmp_path).producers()) == 3
+    assert len(rows(tmp_path)) == 3 * 2 * 4
+    assert len(messages(caplog)) == 2
+    assert "joins it as another producer" in messages(caplog)[0]
+
+
+def test_an_existing_dump_of_another_run_is_refused(tmp_path: Path) -> None:
+    attach(mlp(), dump=tmp_path, run="r").close()
+    with pytest.raises(RunExistsError, match="choose another run name"):
+        attach(mlp(), dump=tmp_path, run="other")
+    with pytest.raises(RunExistsError, match="with 2 groups"):
+        attach(nn.Linear(2, 2), dump=tmp_path, run="r")
+    with pytest.raises(RunExistsError):
+        attach(mlp(), dump=tmp_path, run="r", sampling=Sampling(coordinates=4))
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(NotADumpError):
+        attach(mlp(), dump=tmp_path, run="r")
+
+
+def test_disabled_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADNOISE_DISABLED", "1")
+    model, data = mlp(), Data()
+    optimizer = sgd(model)
+    with attach(model, optimizer, dump=tmp_path / "d", probe=Probe(lambda: 1 / 0, every=1)) as handle:
+        train(model, optimizer, data, 2)
+        handle.log(loss=1.0)
+        assert not handle.flush()
+        assert handle.stats().state == "disabled"
+        assert (handle.run, handle.path) == (None, None)
+    assert not (tmp_path / "d").exists()
+    monkeypatch.setenv("GRADNOISE_DISABLED", "0")
+    with attach(model, optimizer, dump=tmp_path / "d") as handle:
+        assert handle.stats().state == "recording"
+
+
+def test_flush_makes_everything_so_far_readable(tmp_path: Path) -> None:
+    model, data = mlp(), Data()
+    optimizer = sgd(model)
+    with attach(model, optimizer, dump=tmp_path) as handle:
+        train(model, optimizer, data, 5)
+        assert handle.flush()
+        assert len(rows(tmp_path)) == 20
+        assert handle.stats().recorded == 20
+
+
+def test_closing_in_the_middle_keeps_what_was_drawn_and_is_idempotent(tmp_path: Path) -> None:
+    model, data = mlp(), Data()
+    optimizer = sgd(model)
+    handle = attach(model, optimizer, dump=tmp_path)
+    train(model, optimizer, data, 2)
+    loss_of(model, data()).backward()
+    handle.close()
+    handle.close()
+    train(model, optimizer, data, 2)
+    handle.log(loss=1.0)
+    assert hooks_left(model) == 0
+    assert len(rows(tmp_path)) == 12
+    assert not handle.flush()
+    assert handle.stats().state == "closed"
+
+
+def test_the_handle_closes_when_the_block_raises(tmp_path: Path) -> None:
+    model, data = mlp(), Data()
+    optimizer = sgd(model)
+    handle = attach(model, optimizer, dump=tmp_path)
+
+    def fail(step: int) -> None:
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"), handle:
+        train(model, optimizer, data, 2, fail)
+    assert handle.stats().state == "closed"
+    assert len(rows(tmp_path)) == 4
+
+
+def test_two_models_are_recorded_side_by_side(tmp_path: Path) -> None:
+    one, two, data = mlp(), nn.Linear(6, 3), Data()
+    first, second = sgd(one), sgd(two)
+    with attach(one, dump=tmp_path / "1"), attach(two, dump=tmp_path / "2"):
+        train(one, first, data, 3)
+        train(two, second, data, 2)
+    assert len(rows(tmp_path / "1")) == 12
+    assert len(rows(tmp_path / "2")) == 4
