@@ -203,7 +203,7 @@ class ProducerLog:
             known = ", ".join(Table)
             return Refused(item.table, item.sequence, Refusal.INVALID, f"no table {item.table!r}; there are: {known}")
         if len(item.payload) > self._payload_bytes:
-            message = f"a payload of {len(item.payload)} bytes: the limit here is {self._payload_bytes}; split the batch"
+            message = f"a payload of {len(item.payload)} bytes: the limit here is {self._payload_bytes}: split it"
             return Refused(table, item.sequence, Refusal.INVALID, message)
         try:
             stamped = unpack(table, item.payload)
