@@ -7,7 +7,7 @@ Contents
     n              sample sizes
     atom           P(LR = 0), LR = twice the log-likelihood ratio of SαS against Gaussian (both at location 0)
     levels, t      LR exceeds t[i, j] with probability levels[j] at n[i]
-    rate           exponential rate of the tail beyond the last level
+    rate           exponential rate of the tail beyond the last level, pooled over n (it does not depend on n visibly)
     inverse_alpha  mean of 1/α̂ at n (what the per-parameter and across-parameter forms of Gaussian noise average to)
     inverse_sd     standard deviation of 1/α̂ over such samples
     rows, coordinates, standardised
@@ -68,25 +68,27 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     start = time.perf_counter()
-    atom, t, rate, inverse, spread = [], [], [], [], []
+    atom, t, excess, inverse, spread = [], [], [], [], []
     atom_error, t_error, inverse_error = [], [], []
     for n in SIZES:
         samples = int(min(MOST_SAMPLES, max(LEAST_SAMPLES, VALUES_PER_SIZE // n)))
         lr, inv = ratios(int(n), samples, rng)
         q = np.quantile(lr, 1 - LEVELS)
-        above = lr[lr > np.quantile(lr, 1 - 0.005)]
         atom.append(np.mean(lr <= 0))
         t.append(q)
-        rate.append(1 / np.mean(above - above.min()))
+        excess.append(lr[lr > q[-1]] - q[-1])
         inverse.append(inv.mean())
         spread.append(inv.std())
         atom_error.append(np.sqrt(0.13 / samples))
         # se of a quantile: sqrt(p / N) / density, with a density of about p / 2 in an exponential tail of rate 1/2.
         t_error.append(2 / np.sqrt(LEVELS * samples))
         inverse_error.append(inv.std() / np.sqrt(samples))
-        print(f"n {n}: {samples}, atom {atom[-1]:.4f}, t(.05) {q[2]:.3f}, t(.001) {q[-1]:.2f}, rate {rate[-1]:.3f},"
+        print(f"n {n}: {samples}, atom {atom[-1]:.4f}, t(.05) {q[2]:.3f}, t(.001) {q[-1]:.2f},"
+              f" rate {1 / excess[-1].mean():.3f},"
               f" 1/mean(1/alpha) {1 / inverse[-1]:.4f}, {time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
     raw = np.array(t)
+    rate = 1 / np.concatenate(excess).mean()
+    print(f"rate of the tail {rate:.3f}, from {sum(map(len, excess))} samples beyond the last level")
     smoothed = np.stack([smooth(raw[:, j], np.array(t_error)[:, j]) for j in range(len(LEVELS))], axis=1)
     print("largest change of t by smoothing, in standard errors:", np.abs((smoothed - raw) / np.array(t_error)).max())
     standardised = np.empty((len(ROWS), len(COORDINATES)))
@@ -108,7 +110,7 @@ def main() -> None:
         atom=smooth(np.array(atom), np.array(atom_error)),
         levels=LEVELS,
         t=np.maximum(smoothed, 0),
-        rate=np.array(rate),
+        rate=np.full(len(SIZES), rate),
         inverse_alpha=smooth(np.array(inverse), np.array(inverse_error)),
         inverse_sd=np.array(spread),
         rows=ROWS,
