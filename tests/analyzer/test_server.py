@@ -319,19 +319,14 @@ def test_stopping_ends_streams_and_watches_with_unavailable_and_seals(serve: Ser
 
 
 def test_a_second_server_on_the_directory_or_the_port_is_refused(serve: Serve, tmp_path: Path) -> None:
-    server, channel = serve()
+    server, _ = serve()
     with pytest.raises(DataDirectoryInUseError, match="in use by another server"):
         Server(ServerConfig(server.config.data, "127.0.0.1:0"))
-    port = _port(channel, server)
+    port = server.address.rsplit(":", 1)[1]
     second = Server(ServerConfig(tmp_path / "other", f"127.0.0.1:{port}"))
     with pytest.raises(AnalyzerError, match="is the port"):
         second.start()
     Server(ServerConfig(tmp_path / "other", "127.0.0.1:0")).stop()  # the directory is free again
-
-
-def _port(channel: grpc.Channel, server: Server) -> int:
-    target: str = channel._channel.target().decode()  # type: ignore[attr-defined]
-    return int(target.rsplit(":", 1)[1])
 
 
 def test_streams_and_watches_have_limits(serve: Serve) -> None:

@@ -42,12 +42,16 @@ class Server:
     Args:
         config: see :class:`~gradnoise.analyzer.config.ServerConfig`.
 
+    Attributes:
+        address: ``host:port`` listened on, once :meth:`start` has returned.
+
     Raises:
         DataDirectoryInUseError, StoreError: the data directory cannot be used.
     """
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
+        self.address = ""
         limits = config.limits
         self._state: str | None = "the analyzer is starting: try again in a moment"
         self._store = Store(config.data, limits=limits, segment_bytes=config.segment_bytes)
@@ -108,8 +112,9 @@ class Server:
         self._service.analyst.start()
         self._state = None
         self._set_health(serving=True)
-        _log.info("serving %s on %s:%d after %.1f s", self.config.data, host, bound, time.monotonic() - begun)
-        return f"{host}:{bound}"
+        self.address = f"{host}:{bound}"
+        _log.info("serving %s on %s after %.1f s", self.config.data, self.address, time.monotonic() - begun)
+        return self.address
 
     def stop(self, seconds: float | None = None) -> bool:
         """Take no more calls, finish those and the analyses under way, seal, unlock; return whether all ended in time.

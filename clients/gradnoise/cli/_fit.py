@@ -100,18 +100,22 @@ def _table(file: Path) -> Any:
     if file.suffix == ".csv":
         from pyarrow import csv
 
-        try:
-            first = file.open(encoding="utf-8").readline().strip().split(",")
-            [float(cell) for cell in first]
-        except ValueError:
-            return csv.read_csv(file)
-        return csv.read_csv(file, read_options=csv.ReadOptions(autogenerate_column_names=True))
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            bare = _are_numbers(lines.readline().strip().split(","))
+        return csv.read_csv(file, read_options=csv.ReadOptions(autogenerate_column_names=bare))
     try:
         with pa.OSFile(str(file)) as source:
             return pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid:
         with pa.OSFile(str(file)) as source:
             return pa.ipc.open_stream(source).read_all()
+
+
+def _are_numbers(cells: list[str]) -> bool:
+    try:
+        return bool([float(cell) for cell in cells])
+    except ValueError:
+        return False
 
 
 def _column(table: Any, file: Path, column: str | None) -> NDArray[Any]:

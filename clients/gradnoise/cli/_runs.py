@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradnoise.cli._exit import Exit
 from gradnoise.cli._output import aligned, emit, emit_json
-from gradnoise.cli._source import add_endpoint, connect, dump_path, open_dump, report_problems
+from gradnoise.cli._source import add_endpoint, connect, dump_path, examine, open_dump, report_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -71,10 +71,7 @@ def _show_dump(path: Path, *, as_json: bool) -> int:
         for stamped in dump.batches(Table.WINDOWS, producer)
         for row in stamped.batch.to_pylist()
     ]
-    for producer in producers:
-        for table in set(Table) - {Table.WINDOWS}:
-            for _ in dump.batches(table, producer):
-                pass  # read for its problems
+    examine(dump)
     run: dict[str, Any] = {
         "run": info.run,
         "model": info.model,

@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from gradnoise.client import Client
     from gradnoise.wire import Dump
 
-__all__ = ["add_endpoint", "connect", "dump_path", "open_dump", "report_problems", "steps"]
+__all__ = [
+    "DEFAULT_ENDPOINT",
+    "add_endpoint",
+    "connect",
+    "dump_path",
+    "endpoint",
+    "examine",
+    "open_dump",
+    "report_problems",
+    "steps",
+]
 
 DEFAULT_ENDPOINT = "localhost:50051"
 
@@ -53,6 +63,16 @@ def open_dump(path: Path) -> Dump:
     if not path.exists():
         raise CommandError(Exit.FAILED, f"there is no dump at {path}: give the directory that the collector wrote")
     return Dump(path)
+
+
+def examine(dump: Dump) -> None:
+    """Read everything in a dump, so that ``dump.problems`` says all that is wrong with it."""
+    from gradnoise.wire import Table
+
+    for producer in dump.producers():
+        for table in Table:
+            for _ in dump.batches(table, producer):
+                pass
 
 
 def report_problems(dump: Dump) -> Exit:

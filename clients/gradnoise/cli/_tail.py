@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradnoise.cli._exit import CommandError, Exit
 from gradnoise.cli._output import aligned, emit, emit_json, note, number
-from gradnoise.cli._source import add_endpoint, connect, dump_path, open_dump, report_problems, steps
+from gradnoise.cli._source import add_endpoint, connect, dump_path, examine, open_dump, report_problems, steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,6 +68,7 @@ def _from_dump(args: argparse.Namespace, path: Path) -> int:
     rows = _matching(args, follow_dump(dump) if args.follow else analyse_dump(dump, steps=args.steps))
     if args.follow:
         _follow(args, rows)
+        examine(dump)  # following does not judge: what is unfinished may still be finished
     else:
         print_tail(rows, as_json=args.json)
     return report_problems(dump)

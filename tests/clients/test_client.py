@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import grpc
+import numpy as np
+import pytest
+
+import gradnoise.client
+from gradnoise.analyzer import handlers
+from gradnoise.analyzer.config import Limits, ServerConfig
+from gradnoise.analyzer.server import Server
+from gradnoise.client import (
+    Client,
+    ClientError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    TooFewValuesError,
+    UnreachableError,
+)
+from gradnoise.wire.results import FIT_SCHEMA, RUNS_SCHEMA, TAIL_SCHEMA
+
+from ..servers import free_port
+from .conftest import add_windows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..analyzer.conftest import Serve
+
+Analyzer = tuple[str, Server]
+
+
+def test_runs_and_tail_are_tables_of_documented_columns(analyzer: Analyzer) -> None:
+    address, _ = analyzer
+    with Client(address) as client:
+        runs = client.runs()
+        assert runs.schema.equals(RUNS_SCHEMA, check_metadata=True)
+        assert client.run("wide") == runs.to_pylist()[0]
+        tail = client.tail("wide")
+        assert tail.schema.equals(TAIL_SCHEMA, check_metadata=True)
+        assert tail.column("row").to_pylist() == list(range(1, 19))
+        assert client.tail("wide", form="across_parameter", group="*").num_rows == 2
+        assert client.tail("wide", steps=(0, 0)).num_rows == 18
+        assert client.tail("wide", steps=(1000, None)).equals(TAIL_SCHEMA.empty_table())
+
+
+def test_the_target_comes_from_the_environment(analyzer: Analyzer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Client() as client:
+        assert client.target == analyzer[0]
+        assert client.runs().num_rows == 1
+    monkeypatch.delenv("GRADNOISE_ENDPOINT")
+    with Client() as client:
+        assert client.target == "localhost:50051"
+
+
+def test_what_is_not_there_is_named(analyzer: Analyzer) -> None:
+    with Client(analyzer[0]) as client:
+        with pytest.raises(NotFoundError, match="its runs are: wide"):
+            client.run("x")
+        with pytest.raises(NotFoundError, match="the runs here are: wide"):
+            client.tail("x")
+        with pytest.raises(NotFoundError, match="its groups are"):
+            client.tail("wide", group="x")
+        with pytest.raises(InvalidInputError, match="the forms are"):
+            client.tail("wide", form="x")
+        with pytest.raises(NotFoundError):
+            next(client.watch("x"))
+        with pytest.raises(InvalidInputError, match="behind"):
+            client.tail("wide", steps=(5, 1))
+
+
+def test_fits_and_what_cannot_be_fitted(analyzer: Analyzer) -> None:
+    values = np.random.default_rng(0).standard_normal(300)
+    with Client(analyzer[0]) as client:
+        table = client.fit(values)
+        assert table.schema.equals(FIT_SCHEMA, check_metadata=True)
+        assert "location" not in table.column("parameter").to_pylist()
+        assert "location" in client.fit(list(values), location=True).column("parameter").to_pylist()
+        with pytest.raises(TooFewValuesError, match="at least 30"):
+            client.fit(values[:29])
+        for bad in (["a"] * 40, np.ones((2, 30)), np.ones(40), np.full(40, np.nan)):
+            with pytest.raises(InvalidInputError):
+                client.fit(bad)
+
+
+def test_an_address_where_nobody_answers() -> None:
+    with Client(f"127.0.0.1:{free_port()}", timeout=5) as client:
+        for call in (
+            client.runs,
+            lambda: client.tail("x"),
+            lambda: next(client.watch("x")),
+            lambda: client.fit(np.arange(30.0)),
+            lambda: client.wait_ready(0.1),
+        ):
+            with pytest.raises(UnreachableError, match="gradnoise serve"):
+                call()
+
+
+def test_an_answer_that_does_not_come_in_time(analyzer: Analyzer, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    answer = handlers.runs
+
+    def slow(service: handlers.Service) -> object:
+        go_on.wait(30)
+        return answer(service)
+
+    monkeypatch.setattr(handlers, "runs", slow)
+    with Client(analyzer[0], timeout=0.2) as client, pytest.raises(UnreachableError, match="Deadline"):
+        client.runs()
+    go_on.set()
+
+
+def test_other_failures_are_client_errors(analyzer: Analyzer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(service: handlers.Service) -> None:
+        raise RuntimeError("inside")
+
+    monkeypatch.setattr(handlers, "runs", broken)
+    with Client(analyzer[0]) as client, pytest.raises(ClientError, match="answered INTERNAL") as failure:
+        client.runs()
+    assert type(failure.value) is ClientError
+
+
+def test_a_limit_is_an_error_of_its_own(serve: Serve) -> None:
+    server, channel = serve(limits=Limits(watchers=0))
+    add_windows(server, channel, range(1))
+    with Client(server.address) as client, pytest.raises(OverloadedError, match="watch calls"):
+        next(client.watch("wide"))
+
+
+def test_watching_yields_what_there_is_and_then_what_comes(analyzer: Analyzer) -> None:
+    address, server = analyzer
+    with Client(address) as client, grpc.insecure_channel(address) as channel:
+        watching = client.watch("wide", form="per_parameter", group="*")
+        first = [next(watching) for _ in range(2)]
+        assert [row["window"] for row in first] == [0, 1]
+        assert list(first[0]) == TAIL_SCHEMA.names
+        arrived = threading.Event()
+        later: list[int] = []
+
+        def wait() -> None:
+            later.append(next(watching)["window"])
+            arrived.set()
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        add_windows(server, channel, range(2, 3))
+        assert arrived.wait(30)
+        thread.join()
+        assert later == [2]
+        watching.close()  # type: ignore[attr-defined]
+        resumed = client.watch("wide", after_row=first[1]["row"], form="per_parameter", group="*")
+        assert next(resumed)["window"] == 2
+        resumed.close()  # type: ignore[attr-defined]
+
+
+def test_watching_goes_on_over_restarts_without_gap_or_repeat(tmp_path: Path) -> None:
+    port = free_port()
+    config = ServerConfig(tmp_path / "data", f"127.0.0.1:{port}", drain_seconds=5)
+    rows: list[int] = []
+    with Client(f"127.0.0.1:{port}", timeout=30) as client:
+        server = Server(config)
+        server.start()
+        with grpc.insecure_channel(client.target) as channel:
+            add_windows(server, channel, range(1))
+        watching = client.watch("wide")
+        rows += [next(watching)["row"] for _ in range(5)]
+        for number in (1, 2):
+            assert server.stop()
+            server = Server(config)
+            server.start()
+            with grpc.insecure_channel(client.target) as channel:
+                add_windows(server, channel, range(number, number + 1))
+            rows += [next(watching)["row"] for _ in range(9)]
+        rows += [next(watching)["row"] for _ in range(4)]
+        assert rows == list(range(1, 28))
+        assert server.stop()
+        client._timeout = 0.3
+        with pytest.raises(UnreachableError):
+            next(watching)
+
+
+def test_every_name_is_exported() -> None:
+    assert gradnoise.client.__all__ == [
+        "DEFAULT_TARGET",
+        "Client",
+        "ClientError",
+        "InvalidInputError",
+        "NotFoundError",
+        "OverloadedError",
+        "TooFewValuesError",
+        "UnreachableError",
+    ]
