@@ -50,7 +50,7 @@ def by_hand(model: nn.Module, loss: torch.Tensor) -> dict[str, NDArray[np.float3
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     gradients = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
     return {
-        name: gradient.detach().float().contiguous().numpy().ravel()
+        name: gradient.detach().float().contiguous().cpu().numpy().ravel()
         for name, gradient in zip(named, gradients, strict=True)
         if gradient is not None
     }

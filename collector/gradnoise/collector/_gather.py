@@ -52,7 +52,10 @@ class Gatherer:
             layout = self._layouts[number] = self._layout(number, strides, gradient.device)
         _, _, offsets, span = layout
         # Nothing of this belongs to a graph, also where the backward pass creates one.
-        return gradient.detach().as_strided((span,), (1,)).index_select(0, offsets)
+        gradient = gradient.detach()
+        if span == gradient.numel() and gradient.is_contiguous():
+            return torch.take(gradient, offsets)
+        return gradient.as_strided((span,), (1,)).index_select(0, offsets)
 
     def _layout(
         self, number: int, strides: tuple[int, ...], device: torch.device
@@ -63,7 +66,7 @@ class Gatherer:
             for position, stride in zip(np.unravel_index(self._indices[number], shape), strides, strict=True):
                 offsets += position * stride
         span = 1 + sum((extent - 1) * stride for extent, stride in zip(shape, strides, strict=True))
-        return strides, device, torch.from_numpy(offsets).to(device), span
+        return strides, device, torch.from_numpy(offsets).to(device, non_blocking=True), span
 
     def draw(
         self,

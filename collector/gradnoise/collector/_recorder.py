@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from gradnoise.collector._records import DrawsAt, Event, StepRow, WindowEnd
-from gradnoise.collector._tables import AmbiguousDrawsError, TableBuilder
+from gradnoise.collector._tables import BATCH_BYTES, AmbiguousDrawsError, TableBuilder
 from gradnoise.wire import DumpWriter
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = ["AMBIGUOUS", "QUEUE_BYTES", "Counters", "Recorder", "State", "warn"]
 
 QUEUE_BYTES = 64 << 20
 _LINGER = 1.0  # seconds a row may wait for its batch to fill
+_GATHER = 0.1  # seconds the writer lets records collect: each waking of it takes the interpreter from the training
 _ROW_BYTES = 512  # what a row of steps or events is taken to hold in memory
 
 _log = logging.getLogger("gradnoise")
@@ -90,10 +91,12 @@ class Recorder:
         self.producer = self._writer.producer
         self._pid = os.getpid()
         self._limit = queue_bytes
+        self._enough = min(BATCH_BYTES, queue_bytes // 2)
         self._waiting: deque[tuple[_Item, int]] = deque()
         self._bytes = 0
         self._dropped_draws = 0
         self._dropped_rows = 0
+        self._urgent = False
         self._closing = False
         self._state = State.RECORDING
         self.error: str | None = None
@@ -196,9 +199,13 @@ class Recorder:
         with self._wake:
             if nbytes and self._bytes + nbytes > self._limit:
                 return False
+            first = not self._waiting
             self._waiting.append((item, nbytes))
             self._bytes += nbytes
-            self._wake.notify()
+            if isinstance(item, threading.Event) or self._bytes >= self._enough:
+                self._urgent = True
+            if first or self._urgent:
+                self._wake.notify()
         return True
 
     def _waiting_released(self) -> None:
@@ -231,11 +238,11 @@ class Recorder:
         deadline: float | None = None
         while self._state is State.RECORDING:
             with self._wake:
-                while not self._waiting and not self._closing and self._state is State.RECORDING:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        break
-                    self._wake.wait(left)
+                if not self._waiting:
+                    self._urgent = False
+                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    if self._wake.wait_for(self._called, left):
+                        self._wake.wait_for(self._hurried, _GATHER)
                 item, nbytes = self._waiting.popleft() if self._waiting else (None, 0)
                 closing = self._closing
             if item is not None:
@@ -253,6 +260,12 @@ class Recorder:
                 deadline = None
             elif deadline is None or now >= deadline:
                 deadline = now + _LINGER
+
+    def _called(self) -> bool:
+        return bool(self._waiting) or self._closing or self._state is not State.RECORDING
+
+    def _hurried(self) -> bool:
+        return self._urgent or self._closing or self._state is not State.RECORDING
 
     def _take(self, item: _Item) -> None:
         if isinstance(item, DrawsAt):

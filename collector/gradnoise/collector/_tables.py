@@ -45,14 +45,14 @@ class _Tally:
 
 @dataclass(slots=True)
 class _Pending:
-    """Rows of the draws table on their way to a batch."""
+    """Rows of the draws table on their way to a batch; one entry a piece of a draw."""
 
-    window: list[NDArray[np.int64]] = field(default_factory=list)
-    theta: list[NDArray[np.int64]] = field(default_factory=list)
-    draw: list[NDArray[np.int32]] = field(default_factory=list)
-    step: list[NDArray[np.int64]] = field(default_factory=list)
-    group: list[NDArray[np.int16]] = field(default_factory=list)
-    batch_size: list[tuple[int | None, int]] = field(default_factory=list)
+    window: list[int] = field(default_factory=list)
+    theta: list[int] = field(default_factory=list)
+    draw: list[int] = field(default_factory=list)
+    step: list[int] = field(default_factory=list)
+    batch_size: list[int] = field(default_factory=list)  # 0 is unknown
+    groups: list[NDArray[np.int16]] = field(default_factory=list)
     values: list[NDArray[np.float32]] = field(default_factory=list)
     nbytes: int = 0
 
@@ -142,17 +142,17 @@ class TableBuilder:
             tally.bad_groups[number] = (first, count + 1)
 
     def _add_rows(self, item: DrawsAt, draw: int, groups: NDArray[np.int16], values: NDArray[np.float32]) -> None:
-        rows, pending = len(groups), self._draws
-        nbytes = values.nbytes + rows * _ROW_BYTES
+        pending = self._draws
+        nbytes = values.nbytes + len(groups) * _ROW_BYTES
         if pending.nbytes and pending.nbytes + nbytes > BATCH_BYTES:
             self._flush_draws()
             pending = self._draws
-        pending.window.append(np.full(rows, item.window, np.int64))
-        pending.theta.append(np.full(rows, item.theta, np.int64))
-        pending.draw.append(np.full(rows, draw, np.int32))
-        pending.step.append(np.full(rows, item.step, np.int64))
-        pending.group.append(groups)
-        pending.batch_size.append((item.batch_size, rows))
+        pending.window.append(item.window)
+        pending.theta.append(item.theta)
+        pending.draw.append(draw)
+        pending.step.append(item.step)
+        pending.batch_size.append(item.batch_size or 0)
+        pending.groups.append(groups)
         pending.values.append(values)
         pending.nbytes += nbytes
 
@@ -205,20 +205,20 @@ class TableBuilder:
         if not self._draws.nbytes:
             return
         pending, self._draws = self._draws, _Pending()
-        groups = np.concatenate(pending.group)
+        counts = [len(groups) for groups in pending.groups]
+        groups = np.concatenate(pending.groups)
         offsets = np.zeros(len(groups) + 1, np.int32)
         np.cumsum(self._widths[groups], out=offsets[1:])
+        sizes = np.repeat(np.array(pending.batch_size, np.int32), counts)
         where = schema(Table.DRAWS)
-        known = np.concatenate([np.full(rows, size is not None) for size, rows in pending.batch_size])
-        sizes = np.concatenate([np.full(rows, size or 0, np.int32) for size, rows in pending.batch_size])
         batch = pa.RecordBatch.from_arrays(
             [
-                pa.array(np.concatenate(pending.window)),
-                pa.array(np.concatenate(pending.theta)),
-                pa.array(np.concatenate(pending.draw)),
-                pa.array(np.concatenate(pending.step)),
+                pa.array(np.repeat(np.array(pending.window, np.int64), counts)),
+                pa.array(np.repeat(np.array(pending.theta, np.int64), counts)),
+                pa.array(np.repeat(np.array(pending.draw, np.int32), counts)),
+                pa.array(np.repeat(np.array(pending.step, np.int64), counts)),
                 pa.DictionaryArray.from_arrays(pa.array(groups), self._dictionary).cast(GROUP_TYPE),
-                pa.array(sizes, mask=~known),
+                pa.array(sizes, mask=sizes == 0),
                 pa.ListArray.from_arrays(
                     pa.array(offsets), pa.array(np.concatenate(pending.values)), type=where.field("values").type
                 ),
