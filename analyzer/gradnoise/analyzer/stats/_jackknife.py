@@ -36,11 +36,15 @@ def standard_error(replicates: Floats) -> float:
 def alpha_estimate(inverse: float, replicates: Floats, floor: float, n: float, method: str) -> Estimate:
     """α = 1/``inverse`` with its interval from the replicates of 1/α, cut at α = 2.
 
-    ``floor`` is the least standard error of 1/α that is believed. At the boundary α̂ = 2 every replicate may be the same
-    number, and a few columns would claim an interval of no length.
+    The interval stands around the bias-corrected G/α̂ − (G−1) mean(1/α̂ without one group) (Quenouille 1956), and is
+    extended to hold the value: with many columns the O(1/draws) bias of a column's α̂ is as large as the error of their
+    mean. ``floor`` is the least standard error of 1/α that is believed. At the boundary α̂ = 2 every replicate may be
+    the same number, and a few columns would claim an interval of no length.
     """
     se = max(standard_error(replicates), floor)
-    low, high = 1.0 / (inverse + T95 * se), 1.0 / max(inverse - T95 * se, 0.5)
+    g = len(replicates)
+    centre = g * inverse - (g - 1) * float(replicates.mean())
+    low, high = 1.0 / max(centre + T95 * se, 0.5), 1.0 / max(centre - T95 * se, 0.5)
     value = 1.0 / inverse
     return Estimate(value, value * value * se, min(low, value), max(high, value), n, method)
 
