@@ -158,6 +158,7 @@ def test_a_disk_that_fills_up_turns_the_collector_off_and_training_goes_on(tmp_p
             train(model, optimizer, data, 10)
             handle.flush()
         print(handle.stats().state, handle.stats().error)
+        print("recorded", handle.stats().recorded)
         print("trained", len(train(model, optimizer, data, 5)))
         print(len(optimizer._optimizer_step_post_hooks))
         handle.close()
@@ -167,12 +168,12 @@ def test_a_disk_that_fills_up_turns_the_collector_off_and_training_goes_on(tmp_p
     lines = done.stdout.splitlines()
     assert lines[0].startswith("WARNING gradnoise turned itself off: the dump cannot be written (File too large)")
     assert lines[1] == "off the dump cannot be written (File too large)"
-    assert lines[2:] == ["trained 5", "0"]
+    assert lines[3:] == ["trained 5", "0"]
     assert done.stderr == ""
     dump = Dump(tmp_path)
     kept = sum(batch.batch.num_rows for batch in dump.batches(Table.DRAWS, dump.producers()[0]))
     assert kept > 0
-    assert kept % 40 == 0
+    assert lines[2] == f"recorded {kept}"
 
 
 def test_what_was_flushed_survives_a_kill(tmp_path: Path) -> None:

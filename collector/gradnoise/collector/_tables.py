@@ -55,6 +55,7 @@ class _Pending:
     groups: list[NDArray[np.int16]] = field(default_factory=list)
     values: list[NDArray[np.float32]] = field(default_factory=list)
     nbytes: int = 0
+    completed: int = 0  # draws whose last piece is here
 
 
 class TableBuilder:
@@ -110,8 +111,7 @@ class TableBuilder:
                 start += size
             tally.recorded += 1
             tally.rows += len(draw.groups)
-            self.draws_written += 1
-            self.rows_written += len(draw.groups)
+            self._draws.completed += 1
 
     def _pieces(self, widths: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
         """Split the groups of one draw where it exceeds a batch: (first, last, values)."""
@@ -227,6 +227,8 @@ class TableBuilder:
             schema=where,
         )
         self._append(Table.DRAWS, batch)
+        self.draws_written += pending.completed
+        self.rows_written += len(groups)
 
 
 def _number(value: Number | None) -> float | None:

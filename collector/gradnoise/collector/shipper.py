@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
     from gradnoise.collector._flight import Flight
 
-__all__ = ["ProducerReport", "ShipReport", "main", "ship"]
+__all__ = [
+    "ProducerReport",
+    "RefusedError",
+    "ShipError",
+    "ShipReport",
+    "UnreachableError",
+    "main",
+    "ship",
+]
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.1, 15.0
 _PROGRESS_EVERY = 0.2
