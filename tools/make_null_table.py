@@ -12,7 +12,9 @@ Contents
     inverse_sd     standard deviation of 1/α̂ over such samples
     rows, coordinates, standardised
                    mean of 1/α̂ over the rows of a Gaussian matrix (rows x coordinates) whose columns are
-                   divided by the median of |u| over the other rows
+                   divided by a scale of their other rows (``leave_one_out``)
+    standardised_above, standardised_levels, standardised_t
+                   P(LR > 0) of such rows, and the LR they exceed with probability levels[j]
 Simulation noise is smoothed in n by a low-order polynomial in n^(-1/2) where that fits (see ``smooth``).
 """
 
@@ -35,20 +37,28 @@ SIZES = np.array([16, 20, 25, 32, 45, 64, 90, 128, 200, 350, 600, 1000, 1800, 35
 LEVELS = np.array([0.1, 0.07, 0.05, 0.035, 0.025, 0.018, 0.013, 0.009, 0.0065, 0.0045, 0.003, 0.002, 0.0014, 0.001])
 ROWS = np.array([8, 16, 24, 32, 48, 64, 96, 128, 256, 512])
 COORDINATES = np.array([30, 50, 100, 200, 400, 1000, 4000])
+STANDARDISED_LEVELS = np.array([0.3, 0.2, 0.1, 0.05, 0.02])
 VALUES_PER_SIZE = 60_000_000
+VALUES_PER_SHAPE = 4_000_000
 MOST_SAMPLES, LEAST_SAMPLES = 250_000, 12_000
 
 
 def ratios(n: int, samples: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """LR and 1/α̂ of ``samples`` standard normal samples of size ``n``."""
-    lr, inverse = [], []
+    lr: list[Array] = []
+    inverse: list[Array] = []
     chunk = max(1, 4_000_000 // n)
     for low in range(0, samples, chunk):
         x = rng.standard_normal((min(chunk, samples - low), n))
-        rows = _engine.fit_rows(x, least=2, threads=1)
-        lr.append(2 * (rows[:, _fit.LOGLIK] - rows[:, _fit.GAUSS_LOGLIK]))
-        inverse.append(1 / rows[:, _fit.ALPHA])
-    return np.maximum(np.concatenate(lr), 0), np.concatenate(inverse)
+        for result, values in zip((lr, inverse), ratios_of(x), strict=True):
+            result.append(values)
+    return np.concatenate(lr), np.concatenate(inverse)
+
+
+def ratios_of(x: Array) -> tuple[Array, Array]:
+    """LR and 1/α̂ of every row."""
+    rows = _engine.fit_rows(x, least=2, threads=1)
+    return np.maximum(2 * (rows[:, _fit.LOGLIK] - rows[:, _fit.GAUSS_LOGLIK]), 0), 1 / rows[:, _fit.ALPHA]
 
 
 def smooth(values: Array, errors: Array, degree: int = 4) -> Array:
@@ -92,18 +102,20 @@ def main() -> None:
     smoothed = np.stack([smooth(raw[:, j], np.array(t_error)[:, j]) for j in range(len(LEVELS))], axis=1)
     print("largest change of t by smoothing, in standard errors:", np.abs((smoothed - raw) / np.array(t_error)).max())
     standardised = np.empty((len(ROWS), len(COORDINATES)))
+    standardised_above = np.empty((len(ROWS), len(COORDINATES)))
+    standardised_t = np.empty((len(ROWS), len(COORDINATES), len(STANDARDISED_LEVELS)))
+    # A stream of its own, so that this part can be made anew alone.
+    rng = np.random.default_rng(options.seed + 1)
     for i, k in enumerate(ROWS):
         for j, width in enumerate(COORDINATES):
-            repeats = int(max(1, min(2500, 2_500_000 // (k * width))))
-            total = []
-            for _ in range(repeats):
-                z = leave_one_out(rng.standard_normal((k, width)))
-                total.append(np.mean(1 / _engine.fit_rows(z, least=2, threads=1)[:, _fit.ALPHA]))
-            standardised[i, j] = np.mean(total)
-        print(
-            f"standardised, {k} rows: {np.round(1 / standardised[i], 3)}, {time.perf_counter() - start:.0f} s",
-            flush=True,
-        )
+            repeats = int(max(1, VALUES_PER_SHAPE // (k * width)))
+            z = np.concatenate([leave_one_out(rng.standard_normal((k, width))) for _ in range(repeats)])
+            lr, inv = ratios_of(z)
+            standardised[i, j] = inv.mean()
+            standardised_above[i, j] = np.mean(lr > 0)
+            standardised_t[i, j] = np.quantile(lr, 1 - STANDARDISED_LEVELS)
+        seconds = time.perf_counter() - start
+        print(f"standardised, {k} rows: {np.round(1 / standardised[i], 3)}, {seconds:.0f} s", flush=True)
     np.savez_compressed(
         options.out,
         n=SIZES,
@@ -116,6 +128,9 @@ def main() -> None:
         rows=ROWS,
         coordinates=COORDINATES,
         standardised=standardised,
+        standardised_above=standardised_above,
+        standardised_levels=STANDARDISED_LEVELS,
+        standardised_t=standardised_t,
     )
     print(f"{options.out}: {options.out.stat().st_size / 1e3:.1f} kB, {time.perf_counter() - start:.0f} s")
 

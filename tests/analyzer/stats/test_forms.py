@@ -102,15 +102,32 @@ def test_few_sums_have_a_reason() -> None:
     assert math.isnan(sixteen.null_alpha)
 
 
-def test_leave_one_out_median() -> None:
+def test_leave_one_out_scale() -> None:
     rng = np.random.default_rng(8)
-    for k in (2, 3, 8, 9, 30):
-        u = rng.normal(size=(k, 5))
-        expected = [[u[i, j] / np.median(np.abs(np.delete(u[:, j], i))) for j in range(5)] for i in range(k)]
-        np.testing.assert_allclose(leave_one_out(u), expected)
+    for k in (2, 3, 8, 30):
+        u = rng.normal(size=(k, 5)) * 10.0 ** np.array([-300, -20, 0, 20, 300])
+        rest = [[np.delete(u[:, j], i) for j in range(5)] for i in range(k)]
+        scales = [[np.mean(np.sqrt(np.abs(others))) ** 2 for others in row] for row in rest]
+        np.testing.assert_allclose(leave_one_out(u), u / scales)
+    sparse = rng.normal(size=(9, 1))
+    sparse[:3] = 0
+    expected = np.mean(np.sqrt(np.abs(sparse[4:]))) ** 2
+    assert leave_one_out(sparse)[3, 0] == pytest.approx(sparse[3, 0] / expected)
+    assert leave_one_out(sparse)[0, 0] == 0
     u = np.ones((10, 2))
     u[:6, 0] = 0
     assert np.isnan(leave_one_out(u)[:, 0]).all()
+
+
+def test_standardised_rejections_are_calibrated_for_few_rows() -> None:
+    rng, shares, verdicts = np.random.default_rng(20), [], []
+    for _ in range(40):
+        result = forms.standardized(rng.normal(size=(40, 300)) * np.exp(rng.normal(size=300)))
+        shares.append(result.rejected_share)
+        verdicts.append(result.verdict)
+    assert np.mean(shares) < 0.03
+    assert verdicts.count(Verdict.NOT_GAUSSIAN) <= 1
+    assert verdicts.count(Verdict.GAUSSIAN) >= 30
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(20, 70), (40, 300), (150, 150)])

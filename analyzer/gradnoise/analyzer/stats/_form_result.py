@@ -56,7 +56,7 @@ class FormResult:
     scale: Estimate
     """Median over columns (rows) of σ̂ of the noise rows, in their units (``Contrast.scale_factor`` leads to
     one draw's);
-    ``standardized``: in units of a column's median |u|."""
+    ``standardized``: in units of a column's half moment (mean √|u|)²."""
     scale_replicates: Floats
     sums: tuple[SumResult, ...]
     """α of sums of 4 and of 16 draws."""

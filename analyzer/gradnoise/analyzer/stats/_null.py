@@ -28,6 +28,9 @@ class Null(NamedTuple):
     rows: Floats
     coordinates: Floats
     standardised: Floats
+    standardised_above: Floats
+    standardised_levels: Floats
+    standardised_t: Floats
 
 
 @functools.cache
@@ -83,7 +86,7 @@ def inverse_alpha_sd(n: ArrayLike) -> Floats:
 
 
 def inverse_alpha_standardised(rows: int, coordinates: float) -> float:
-    """Mean of 1/α̂ over the rows of a Gaussian matrix standardised by the median of the other rows.
+    """Mean of 1/α̂ over the rows of a Gaussian matrix standardised by their other rows.
 
     Interpolated linearly in 1/rows and in coordinates^(−1/2); above the table's largest sizes linear to their limit.
     """
@@ -96,3 +99,36 @@ def inverse_alpha_standardised(rows: int, coordinates: float) -> float:
     else:
         line = np.array([np.interp(at, u, tab.standardised[:, j]) for j in range(len(v))])
     return float(np.interp(-1.0 / np.sqrt(coordinates), v, line))
+
+
+def p_value_standardised(ratio: ArrayLike, n: ArrayLike, rows: int) -> Floats:
+    """P₀(LR ≥ ``ratio``) for rows of ``n`` values of a Gaussian matrix of ``rows`` rows, standardised by its
+    other rows.
+
+    Such values are a mixture of Gaussians, which the likelihood ratio notices the better the more of them there
+    are. √LR is interpolated linearly in 1/rows and √n; beyond the table's last level, 0.02, the tail is that of
+    ``p_value``; and the answer is never below ``p_value``, its limit for many rows.
+    """
+    tab = null()
+    lr, sizes = np.broadcast_arrays(np.asarray(ratio, dtype=np.float64), np.asarray(n, dtype=np.float64))
+    out = p_value(lr, sizes)
+    for size in np.unique(sizes[lr > 0]):
+        here = (sizes == size) & (lr > 0)
+        above = _between(tab.standardised_above, rows, float(size))
+        roots = [
+            _between(np.sqrt(tab.standardised_t[:, :, j]), rows, float(size))
+            for j in range(tab.standardised_t.shape[2])
+        ]
+        used = [j for j, root in enumerate(roots) if root > 0 and tab.standardised_levels[j] < above]
+        nodes = np.array([0.0] + [roots[j] for j in used])
+        heights = np.log(np.array([above] + [float(tab.standardised_levels[j]) for j in used]))
+        beyond = np.maximum(lr[here] - nodes[-1] ** 2, 0.0) * float(tab.rate[0])
+        out[here] = np.maximum(out[here], np.exp(np.interp(np.sqrt(lr[here]), nodes, heights) - beyond))
+    return out
+
+
+def _between(values: Floats, rows: int, n: float) -> float:
+    """``values`` (rows × coordinates) interpolated in 1/rows and √coordinates; the nearest end outside."""
+    tab = null()
+    line = [np.interp(-1.0 / rows, -1.0 / tab.rows, values[:, j]) for j in range(values.shape[1])]
+    return float(np.interp(np.sqrt(n), np.sqrt(tab.coordinates), np.array(line)))

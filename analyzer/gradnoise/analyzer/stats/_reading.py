@@ -29,6 +29,9 @@ class Core:
     null_inverse: float
     floor: float
     """Standard error of 1/α of as many independent Gaussian units."""
+    ratio: Floats
+    """Likelihood ratio of each unit that was fitted, and its number of values."""
+    n: Floats
     p: Floats
     failure: Status | None
 
@@ -73,15 +76,17 @@ def _failed(rows: Floats) -> Status:
 
 
 def _units(rows: Floats) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], Floats, Floats, Floats, Floats]:
-    """Which units were fitted, and of those 1/α̂, σ̂, p-values and numbers of values."""
+    """Which units were fitted, and of those 1/α̂, σ̂, likelihood ratios and numbers of values."""
     fitted = np.isin(rows[:, _fit.CODE].astype(int), _engine.FITTED)
     good = rows[fitted]
     ratio = 2.0 * (good[:, _fit.LOGLIK] - good[:, _fit.GAUSS_LOGLIK])
     n = good[:, _fit.N_USED]
-    return fitted, 1.0 / good[:, _fit.ALPHA], np.exp(good[:, _fit.LOG_SCALE]), _null.p_value(ratio, n), n
+    return fitted, 1.0 / good[:, _fit.ALPHA], np.exp(good[:, _fit.LOG_SCALE]), ratio, n
 
 
-def _core(inverse: Floats, replicates: Floats, sigma: Floats, scale_replicates: Floats, p: Floats, n: Floats) -> Core:
+def _core(
+    inverse: Floats, replicates: Floats, sigma: Floats, scale_replicates: Floats, ratio: Floats, n: Floats
+) -> Core:
     return Core(
         inverse=float(inverse.mean()),
         replicates=replicates,
@@ -89,21 +94,23 @@ def _core(inverse: Floats, replicates: Floats, sigma: Floats, scale_replicates: 
         scale_replicates=scale_replicates,
         null_inverse=float(_null.inverse_alpha(n).mean()),
         floor=float(np.sqrt(np.sum(_null.inverse_alpha_sd(n) ** 2))) / len(n),
-        p=p,
+        ratio=ratio,
+        n=n,
+        p=_null.p_value(ratio, n),
         failure=None,
     )
 
 
 def _no_core(rows: Floats) -> Core:
     nothing = np.full(GROUPS, np.nan)
-    return Core(np.nan, nothing, np.nan, nothing, np.nan, np.nan, np.empty(0), _failed(rows))
+    return Core(np.nan, nothing, np.nan, nothing, np.nan, np.nan, np.empty(0), np.empty(0), np.empty(0), _failed(rows))
 
 
 def column_core(matrix: Matrix, group: np.ndarray[Any, np.dtype[np.int64]], least: int) -> Core:
     """Every column fitted, and refitted without each tenth of the rows from a warm start."""
     columns = np.ascontiguousarray(matrix.T)
     rows = _engine.fit_rows(columns, least=least)
-    fitted, inverse, sigma, p, n = _units(rows)
+    fitted, inverse, sigma, ratio, n = _units(rows)
     if not fitted.any():
         return _no_core(rows)
     columns = columns[fitted] if not fitted.all() else columns
@@ -117,13 +124,13 @@ def column_core(matrix: Matrix, group: np.ndarray[Any, np.dtype[np.int64]], leas
         ok = np.isin(again[:, _fit.CODE].astype(int), _engine.FITTED)
         replicates[g] = np.where(ok, 1.0 / again[:, _fit.ALPHA], inverse).mean()
         scale_replicates[g] = np.median(np.where(ok, np.exp(again[:, _fit.LOG_SCALE]), sigma))
-    return _core(inverse, replicates, sigma, scale_replicates, p, n)
+    return _core(inverse, replicates, sigma, scale_replicates, ratio, n)
 
 
 def row_core(matrix: Matrix, group: np.ndarray[Any, np.dtype[np.int64]], least: int) -> Core:
     """Every row fitted; a replicate is the mean over the rows outside one group, no refits needed."""
     rows = _engine.fit_rows(matrix, least=least)
-    fitted, inverse, sigma, p, n = _units(rows)
+    fitted, inverse, sigma, ratio, n = _units(rows)
     if fitted.sum() < 2:
         return _no_core(rows)
     group = group[fitted]
@@ -132,7 +139,7 @@ def row_core(matrix: Matrix, group: np.ndarray[Any, np.dtype[np.int64]], least: 
         keep = group != g
         if keep.any():
             replicates[g], scale_replicates[g] = inverse[keep].mean(), np.median(sigma[keep])
-    return _core(inverse, replicates, sigma, scale_replicates, p, n)
+    return _core(inverse, replicates, sigma, scale_replicates, ratio, n)
 
 
 def block_sums(given: Input, source: Matrix, m: int) -> tuple[Matrix, np.ndarray[Any, np.dtype[np.int64]]]:

@@ -17,6 +17,8 @@ and no more than that share rejects; otherwise ``undecided``.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -127,13 +129,13 @@ def across_parameter(noise: Contrast | ArrayLike) -> FormResult:
 
 
 def standardized(noise: Contrast | ArrayLike) -> FormResult:
-    """As ``across_parameter``, each value divided by the median |u| of its column over the *other* rows.
+    """As ``across_parameter``, each value divided by a robust scale of its column over the *other* rows.
 
-    That removes the spread of scales and leaves the tail. Gaussian columns divided so are not Gaussian but
-    heavier-tailed, the more so the fewer the rows: ``null_alpha`` is simulated at the same number of rows and
-    coordinates, and so is the meaning of the verdict; the share of rejecting rows is measured against the
-    Gaussian itself. Columns whose scale is 0 are left out. The jackknife deletes rows and does not standardise
-    the others anew.
+    The scale is the half moment (mean √|u|)² over the column's other non-zero values; columns that are mostly
+    zero have none and are left out. That removes the spread of scales and leaves the tail. Gaussian columns
+    divided so are not Gaussian but a little heavier-tailed, the more so the fewer the rows: ``null_alpha`` and
+    the p-values are simulated for the same number of rows and coordinates. The jackknife deletes rows and does
+    not standardise the others anew.
     """
     given = prepare(noise)
     refusal = _refuse("standardized", given, MIN_ROWS) or _refuse_coordinates("standardized", given)
@@ -154,6 +156,7 @@ def standardized(noise: Contrast | ArrayLike) -> FormResult:
         return _nothing(
             "standardized", given, core.failure, f"fewer than two rows could be fitted; most are {core.failure}"
         )
+    core = dataclasses.replace(core, p=_null.p_value_standardised(core.ratio, core.n, len(given.matrix)))
     # Sums are of standardised rows, in their places among the rows that were dropped.
     placed = z
     if len(given.original) != len(given.matrix):
@@ -169,7 +172,7 @@ def standardized(noise: Contrast | ArrayLike) -> FormResult:
         _null.inverse_alpha_standardised(*z.shape),
         int(used.sum()),
         _sum_results(given, placed, "standardized"),
-        "1 / mean over rows of 1/α̂ of values over their column's median |u|; delete-a-group jackknife over draws",
+        "1 / mean over rows of 1/α̂ of values over their column's scale; delete-a-group jackknife over draws",
         warnings,
     )
 
