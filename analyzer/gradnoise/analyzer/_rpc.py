@@ -58,6 +58,8 @@ _CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (AnalyzerError, grpc.StatusCode.INTERNAL),
 )
 
+_BREAK_NEWS_SECONDS = 0.05
+
 _NACKS = {
     Refusal.INVALID: ingest_pb2.Nack.INVALID,
     Refusal.CONFLICT: ingest_pb2.Nack.CONFLICT,
@@ -166,8 +168,11 @@ class IngestServicer(ingest_pb2_grpc.IngestServicer):
         with self._slots.one():
             inbox = Inbox(request_iterator, lambda r: len(r.payload), self._service.limits.credit_bytes)
             self._inboxes.add(inbox)
+            broken = threading.Event()
+            if not context.add_callback(broken.set):
+                broken.set()
             try:
-                yield from self._append(inbox)
+                yield from self._append(inbox, broken)
             finally:
                 inbox.close()
                 self._inboxes.discard(inbox)
@@ -177,7 +182,9 @@ class IngestServicer(ingest_pb2_grpc.IngestServicer):
         for inbox in list(self._inboxes):
             inbox.interrupt()
 
-    def _append(self, inbox: Inbox[ingest_pb2.AppendRequest]) -> Iterator[ingest_pb2.AppendResponse]:
+    def _append(
+        self, inbox: Inbox[ingest_pb2.AppendRequest], broken: threading.Event
+    ) -> Iterator[ingest_pb2.AppendResponse]:
         log: ProducerLog | None = None
         while not self._service.draining.is_set():
             requests = inbox.take()
@@ -196,8 +203,9 @@ class IngestServicer(ingest_pb2_grpc.IngestServicer):
                 yield _response(answer)
         if self._service.draining.is_set():
             raise NotReadyError("the analyzer is shutting down: connect again later")
-        # A stream that broke off is to be taken up again: only one that was ended seals.
-        if log is not None and inbox.complete:
+        # A stream that broke off is to be taken up again: only one that was ended seals. To grpc's iterator both look
+        # the same at first; the news that the call is over follows within a moment.
+        if log is not None and inbox.complete and not broken.wait(_BREAK_NEWS_SECONDS):
             log.seal()
 
 

@@ -61,10 +61,10 @@ def _sums(row: Row) -> str:
     climbed = (of16 - alpha) / (gaussian - alpha) if gaussian > alpha else math.nan
     reading = f"Sums of 16 draws read {number(of16)} (Gaussian noise there: {number(gaussian)})"
     if climbed >= _MOST:
-        return f"{reading}, most of the way to Gaussian: tails that end, as of finite variance, not a stable law."
+        return f"{reading}, most of the way there, as noise of finite variance does and a stable law does not."
     if climbed <= _LITTLE:
-        return f"{reading}, where they were: as a stable law would."
-    return f"{reading}, part of the way to Gaussian: neither flat as a stable law nor settled."
+        return f"{reading}, about where single draws are, as a stable law would."
+    return f"{reading}, part of the way there: neither flat, as a stable law would be, nor settled."
 
 
 def _spread(across: Row, standard: Row) -> str:
