@@ -1,0 +1,106 @@
+"""The README's code does what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+
+from gradnoise.cli._main import main
+from gradnoise.wire import Dump, DumpWriter, Group, RunInfo, Table, schema
+
+from .proto.dumps import draws_batch
+from .servers import ServerProcess
+
+if TYPE_CHECKING:
+    import duckdb
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS: list[str] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def block(containing: str) -> str:
+    (found,) = [text for text in BLOCKS if containing in text]
+    return found
+
+
+def test_the_dump_opens_in_pyarrow_polars_and_duckdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    groups = (Group("fc.weight", (4, 3), "float32", (0, 2, 5, 11)), Group("fc.bias", (3,), "float32", (0, 1, 2)))
+    info = RunInfo("resnet-sgd-1", "Net", "2026-01-01T00:00:00+00:00", groups)
+    writer = DumpWriter(tmp_path / "dumps" / "resnet-sgd-1", info, segment_bytes=3000)
+    for draw in range(12):
+        writer.append(Table.DRAWS, draws_batch([draw], info=info))
+    writer.close()
+    # The last line of a snippet is what an interactive session would show.
+    *lines, by_duckdb = block("duckdb").strip().splitlines()
+    by_polars = next(line for line in lines if line.startswith("pl."))
+    by_arrow = next(line for line in lines if line.startswith("ds.dataset(files"))
+    names: dict[str, Any] = {}
+    exec("\n".join(lines), names)
+    arrow: pa.Table = eval(by_arrow, names)
+    polars: pl.DataFrame = eval(by_polars, names)
+    relation: duckdb.DuckDBPyRelation = eval(by_duckdb, names)
+    expected = [
+        value
+        for stamped in Dump(tmp_path / "dumps" / "resnet-sgd-1").batches(Table.DRAWS, writer.producer)
+        for value, group in zip(
+            stamped.batch.column("values").to_pylist(), stamped.batch.column("group").to_pylist(), strict=True
+        )
+        if group == "fc.weight"
+    ]
+    assert arrow.column("values").to_pylist() == expected
+    assert polars["values"].to_list() == expected
+    assert relation.fetchall() == [(0, 12)]
+
+
+def test_the_columns_of_draws_are_listed() -> None:
+    for field in schema(Table.DRAWS):
+        assert f"| `{field.name}` |" in README
+
+
+def test_the_training_loop_and_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = torch.nn.Linear(8, 40)
+    data = [(torch.randn(16, 8), torch.randn(16, 40)) for _ in range(100)]
+    loop: dict[str, Any] = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.01),
+        "loss_fn": torch.nn.functional.mse_loss,
+        "probe_batches": iter(data),
+        "loader": data,
+        "scaler": None,
+        "accuracy": 0.5,
+    }
+    step = "loop_step(x, y)\n        loss = loop_loss"
+    train = """
+def loop_step(x, y):
+    global loop_loss
+    optimizer.zero_grad()
+    loop_loss = loss_fn(model(x), y)
+    loop_loss.backward()
+    optimizer.step()
+"""
+    with ServerProcess(tmp_path / "store") as server:
+        code = block("fresh_minibatch_loss").replace("        ...\n", f"        {step}\n")
+        code = code.replace("localhost:50051", server.address)
+        exec(train + code, loop)
+        stats = loop["handle"].stats()
+        assert stats.recorded == stats.shipped == 64 * 2
+        client_code = block("client.watch").replace("localhost:50051", server.address)
+        # The first row is enough of a watch that never ends.
+        client_code = client_code.replace('row["alpha_high"])', 'row["alpha_high"]); break')
+        exec(client_code, {"array": torch.randn(500).numpy()})
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"^gradnoise ([a-z]+)", README, re.MULTILINE))))
+def test_commands_of_the_readme_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"gradnoise {name}" in capsys.readouterr().out
