@@ -76,7 +76,7 @@ def test_a_failing_window_is_a_table_of_reasons(tmp_path: Path) -> None:
 def test_leaving_early_leaves_no_thread_behind(tmp_path: Path) -> None:
     tables = analyse_dump(dump(tmp_path), threads=2)
     assert next(tables).num_rows == 9
-    tables.close()  # type: ignore[attr-defined]
+    tables.close()
     assert next(tables, None) is None
 
 

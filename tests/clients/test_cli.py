@@ -145,7 +145,7 @@ def test_tail_follows(capsys: Capture, analyzer: Analyzer, monkeypatch: pytest.M
     def three(self: Client, *args: Any, **keys: Any) -> Any:
         rows = watch(self, *args, **keys)
         yield from (next(rows) for _ in range(3))
-        rows.close()  # type: ignore[attr-defined]
+        rows.close()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Client, "watch", three)

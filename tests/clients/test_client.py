@@ -150,10 +150,10 @@ def test_watching_yields_what_there_is_and_then_what_comes(analyzer: Analyzer) -
         assert arrived.wait(30)
         thread.join()
         assert later == [2]
-        watching.close()  # type: ignore[attr-defined]
+        watching.close()
         resumed = client.watch("wide", after_row=first[1]["row"], form="per_parameter", group="*")
         assert next(resumed)["window"] == 2
-        resumed.close()  # type: ignore[attr-defined]
+        resumed.close()
 
 
 def test_watching_goes_on_over_restarts_without_gap_or_repeat(tmp_path: Path) -> None:

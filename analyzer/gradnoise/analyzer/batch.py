@@ -18,7 +18,7 @@ from gradnoise.analyzer.windows import assemble, read_windows
 from gradnoise.wire import Table, Tailer, producer_is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from gradnoise.analyzer.analysis import WindowReport
     from gradnoise.analyzer.windows import Window
@@ -49,7 +49,7 @@ def analyse_dump(
     steps: Steps | None = None,
     threads: int | None = None,
     analysis: Analysis = analyse,
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Yield one table of ``TAIL_SCHEMA`` a window, in the order in which windows are whole.
 
     Holds as many windows as there are threads, and one. ``dump.problems`` says afterwards what could not be read; a
@@ -87,7 +87,7 @@ def follow_dump(
     *,
     analysis: Analysis = analyse,
     pause: Callable[[float], None] = time.sleep,
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Yield one table of ``TAIL_SCHEMA`` a window as windows close, until every producer has ended.
 
     Args:

@@ -16,7 +16,7 @@ from gradnoise.v1 import analysis_pb2, analysis_pb2_grpc
 from gradnoise.wire.results import TAIL_SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from types import TracebackType
 
     from numpy.typing import ArrayLike
@@ -105,7 +105,7 @@ class Client:
 
     def watch(
         self, run: str, form: str | None = None, group: str | None = None, after_row: int = 0
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any], None, None]:
         """Yield rows of ``TAIL_SCHEMA``, by column name, as windows are analysed: first those there are, then new ones.
 
         Never ends by itself: break off, or close the iterator. Where the connection is lost it is made anew and the
