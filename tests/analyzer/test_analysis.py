@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -152,11 +152,18 @@ def test_a_drifting_burst_is_not_stationary_and_gives_the_row_scaled_alpha() -> 
     assert row(steady, "w", "per_parameter").drift == 0
 
 
-def test_missing_rows_are_said() -> None:
+def test_missing_rows_are_said_and_their_draws_counted_in_every_row() -> None:
     rng = np.random.default_rng(6)
     whole = window(("w", 40, rng.standard_normal((100, 40))), missing=28)
-    report = analyse(whole)
-    assert any("28 rows" in warning for warning in row(report, "w", "per_parameter").warnings)
+    report = analyse(replace(whole, recorded=128, dropped=3))
+    for reading in report.rows:
+        assert any("28 rows" in warning for warning in reading.warnings)
+        assert reading.dropped == 31
+
+
+def test_a_model_without_any_value_has_its_groups_status() -> None:
+    report = analyse(window(("w", 40, np.zeros((100, 40)))))
+    assert {reading.status for reading in report.rows} == {"all_zero"}
 
 
 def test_too_few_draws_is_a_status_with_the_numbers() -> None:

@@ -188,14 +188,10 @@ def _analyse_group(
         group.name,
         group.size,
         non_finite=len(bad),
-        dropped=window.dropped + max(0, window.recorded - len(group.draw)) * (window.missing > 0),
         draws=len(group.draw),
         coordinates=group.values.shape[1],
         reference=options.contrast.value,
     )
-    if window.missing > 0:
-        gap = f"{window.missing} rows of this window were recorded and are missing from the store"
-        base = replace(base, warnings=(*base.warnings, gap))
     if keep.sum() < 2:
         reason = f"{keep.sum()} usable draws of the group were recorded; noise needs at least 2"
         row = replace(base, status="too_few_draws", reason=reason)
@@ -292,7 +288,6 @@ def _whole_model(
             MODEL_GROUP,
             size,
             non_finite=non_finite,
-            dropped=window.dropped,
             draws=max((len(group.draw) for group in window.groups), default=0),
             coordinates=0,
             reference=options.contrast.value,
@@ -301,8 +296,9 @@ def _whole_model(
     )
     usable = [(group, result, row) for group, result, row in parts if math.isfinite(result.alpha.value)]
     if not usable:
+        statuses = [row.status for _, _, row in parts] or ["too_few_draws"]
         reason = "no group of the model has a value: see the groups' rows"
-        return replace(base, status="too_few_draws", reason=reason)
+        return replace(base, status=max(statuses, key=statuses.count), reason=reason)
     result = forms.combine([result for _, result, _ in usable], [group.size for group, _, _ in usable])
     row = _row(base, result)
     factor = math.prod(
@@ -320,6 +316,9 @@ def _whole_model(
     if left_out > 0:
         note = f"groups with {left_out:.1%} of the parameters have no value and are left out"
         row = replace(row, warnings=(*row.warnings, note))
+    if len({result.rows_used for _, result, _ in usable}) > 1:
+        note = "groups have different numbers of draws: the joint interval takes their jackknife groups as the same"
+        row = replace(row, warnings=(*row.warnings, note))
     drifting = sum(group.size for group, _, row in usable if row.status == "not_stationary") / size
     if drifting > 0:
         reason = f"the scale of the noise drifts in groups with {drifting:.1%} of the parameters: see their rows"
@@ -333,12 +332,13 @@ def _blank(
     size: int,
     *,
     non_finite: int,
-    dropped: int,
     draws: int,
     coordinates: int,
     reference: str,
 ) -> TailRow:
     """Return a row without a value, to be filled in."""
+    lost = max(0, window.recorded - draws) if window.missing > 0 else 0
+    gap = f"{window.missing} rows of this window were recorded and are missing from the store"
     unknown = {field.name: math.nan for field in fields(TailRow) if field.type == "float"}
     known: dict[str, Any] = {
         "window": window.id,
@@ -357,8 +357,8 @@ def _blank(
         "status": "ok",
         "reason": "",
         "non_finite": non_finite,
-        "dropped": dropped,
-        "warnings": (),
+        "dropped": window.dropped + lost,
+        "warnings": () if window.missing <= 0 else (gap,),
     }
     return TailRow(**{**unknown, **known, "zeros": 0.0})
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradnoise.cli._exit import CommandError, Exit
-from gradnoise.cli._explain import compare_runs, explain_run
 from gradnoise.cli._output import emit, emit_json, note
 
 if TYPE_CHECKING:
@@ -99,13 +98,14 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _print(tables: dict[str, list[dict[str, Any]]], step: int) -> None:
-    from gradnoise.cli._tail import tail_table
+    from gradnoise.cli._explain import compare_runs, explain_run
+    from gradnoise.cli._tail import LEGEND, tail_table
 
     for run, rows in tables.items():
         optimizer, batch_size = run.split("-")
         emit(f"\n{run}: {optimizer.upper()}, batch size {batch_size}, probe at step {step}\n")
         emit(tail_table(rows))
-    emit("\nWhat the tables show\n")
+    emit(f"\n{LEGEND}\n\nWhat the tables show\n")
     for run, rows in tables.items():
         emit(explain_run(run, rows))
     emit(compare_runs(tables) + "\n")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-__all__ = ["FORMS", "add", "print_tail", "tail_table"]
+__all__ = ["FORMS", "LEGEND", "add", "print_tail", "tail_table"]
 
 FORMS = {"per_parameter": "per-param", "across_parameter": "across", "standardized": "standard."}
 _HEADER = (
@@ -24,7 +24,7 @@ _HEADER = (
 )
 _RIGHT = ("window", "steps", "draws", "x4", "x16", "gauss", "scale")
 _LIVE_WIDTHS = (6, 11, 16, 9, 5, 17, 4, 4, 5, 8, 4, 2, 12)
-_LEGEND = (
+LEGEND = (
     "alpha: stable index (2 is Gaussian). x4, x16: alpha of sums of 4 and 16 draws. gauss: what exactly Gaussian noise "
     "reads here.\nscale: of one draw's noise. ref: what noise is measured against. '*': the whole model."
 )
@@ -89,7 +89,7 @@ def _in_steps(args: argparse.Namespace, row: Mapping[str, Any]) -> bool:
 def _follow(args: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> int:
     try:
         if not args.json:
-            note(_LEGEND)
+            note(LEGEND)
             emit(aligned(_HEADER, [], right=_RIGHT, least=_LIVE_WIDTHS))
         for row in rows:
             if not _in_steps(args, row):
@@ -110,7 +110,7 @@ def print_tail(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
             emit_json(dict(row))
         return
     emit(tail_table(list(rows)))
-    note(_LEGEND)
+    note(LEGEND)
 
 
 def tail_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -318,3 +318,12 @@ def test_verdict_rule() -> None:
     assert forms.verdict(at(1.9, 2.0), 1.99, 0.01) is Verdict.GAUSSIAN
     assert forms.verdict(at(1.9, 2.0), 1.99, 0.3) is Verdict.UNDECIDED
     assert forms.verdict(at(1.7, 2.0), 1.99, 0.0) is Verdict.UNDECIDED
+
+
+def test_units_at_the_smallest_alpha_are_said() -> None:
+    rng = np.random.default_rng(9)
+    spread = rng.standard_normal((40, 400)) * np.exp(6 * rng.standard_normal(400))
+    result = forms.across_parameter(spread)
+    assert result.status is Status.AT_BOUNDARY
+    assert any("smallest α that is fitted" in warning for warning in result.warnings)
+    assert forms.per_parameter(spread).status is Status.OK

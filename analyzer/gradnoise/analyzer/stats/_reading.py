@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from gradnoise.analyzer.stats import _engine, _fit, _null
 from gradnoise.analyzer.stats._estimate import Status, as_real
 from gradnoise.analyzer.stats._jackknife import GROUPS, groups
+from gradnoise.analyzer.stats._table import ALPHA_MIN
 from gradnoise.analyzer.stats.contrasts import Contrast
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -29,6 +30,8 @@ class Core:
     null_inverse: float
     floor: float
     """Standard error of 1/α of as many independent Gaussian units."""
+    lowest: float
+    """Share of the units that read the smallest α that is fitted: theirs may be smaller still."""
     ratio: Floats
     """Likelihood ratio of each unit that was fitted, and its number of values."""
     n: Floats
@@ -94,6 +97,7 @@ def _core(
         scale_replicates=scale_replicates,
         null_inverse=float(_null.inverse_alpha(n).mean()),
         floor=float(np.sqrt(np.sum(_null.inverse_alpha_sd(n) ** 2))) / len(n),
+        lowest=float(np.mean(inverse >= (1 - 1e-6) / ALPHA_MIN)),
         ratio=ratio,
         n=n,
         p=_null.p_value(ratio, n),
@@ -103,7 +107,9 @@ def _core(
 
 def _no_core(rows: Floats) -> Core:
     nothing = np.full(GROUPS, np.nan)
-    return Core(np.nan, nothing, np.nan, nothing, np.nan, np.nan, np.empty(0), np.empty(0), np.empty(0), _failed(rows))
+    return Core(
+        np.nan, nothing, np.nan, nothing, np.nan, np.nan, np.nan, np.empty(0), np.empty(0), np.empty(0), _failed(rows)
+    )
 
 
 def column_core(matrix: Matrix, group: np.ndarray[Any, np.dtype[np.int64]], least: int) -> Core:

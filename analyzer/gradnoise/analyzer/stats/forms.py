@@ -47,6 +47,7 @@ from gradnoise.analyzer.stats._reading import (
     row_core,
 )
 from gradnoise.analyzer.stats._standard import leave_one_out
+from gradnoise.analyzer.stats._table import ALPHA_MIN
 from gradnoise.analyzer.stats.contrasts import Contrast
 
 __all__ = [
@@ -72,6 +73,7 @@ MIN_COORDINATES = MIN_VALUES
 MIN_SUMS = 16
 """Fewest sums a sum's α is given for."""
 _ZERO_SUM = 1e-4  # |Σ u| / Σ |u| of a row: rounding of float32 leaves 1e-6, independent coordinates 1/√J
+_MANY_LOWEST = 0.05
 _MIN_EFFECTIVE = 3.0
 _FEW_EFFECTIVE = 30.0
 
@@ -238,6 +240,12 @@ def _result(form: str, given: Input, core: Core, null_inverse: float, columns_us
     share = rejected_share(core.p, FALSE_DISCOVERY_RATE)
     if given.zeros > 0:
         warnings += (f"{given.zeros:.3g} of the values are exactly 0; the laws are fitted to the others",)
+    if core.lowest > _MANY_LOWEST:
+        units = "columns" if form == "per_parameter" else "rows"
+        warnings += (
+            f"{core.lowest:.0%} of the {units} read {ALPHA_MIN}, the smallest α that is fitted: α may be smaller",
+        )
+    at_boundary = alpha.value >= 2.0 - 1e-9 or core.lowest > 0.5
     return FormResult(
         form=form,
         reference=given.reference,
@@ -256,7 +264,7 @@ def _result(form: str, given: Input, core: Core, null_inverse: float, columns_us
         columns_used=columns_used,
         rows_used=n,
         verdict=verdict(alpha, null_alpha, share),
-        status=Status.AT_BOUNDARY if alpha.value >= 2.0 - 1e-9 else Status.OK,
+        status=Status.AT_BOUNDARY if at_boundary else Status.OK,
         warnings=given.warnings + warnings,
     )
 
