@@ -59,6 +59,10 @@ def test_the_dump_opens_in_pyarrow_polars_and_duckdb(tmp_path: Path, monkeypatch
     assert relation.fetchall() == [(0, 12)]
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert "@@" not in README
+
+
 def test_the_columns_of_draws_are_listed() -> None:
     for field in schema(Table.DRAWS):
         assert f"| `{field.name}` |" in README

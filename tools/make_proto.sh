@@ -10,13 +10,13 @@ if [[ ${1:-} == --check ]]; then
     trap 'rm -rf "$out"' EXIT
 fi
 "$python" -m grpc_tools.protoc -Iproto --python_out="$out" --pyi_out="$out" --grpc_python_out="$out" \
-    proto/gradnoise/v1/ingest.proto proto/gradnoise/v1/analysis.proto
-if [[ ${1:-} == --check ]]; then
-    for file in "$out"/gradnoise/v1/*; do
-        diff -u "proto/gradnoise/v1/$(basename "$file")" "$file" || {
-            echo "generated code differs from the .proto files: run 'make proto' and commit the result" >&2
-            exit 1
-        }
-    done
-    echo "generated protobuf code is up to date"
-fi
+    proto/gradnoise/v1/*.proto
+if [[ $out == proto ]]; then exit 0; fi
+committed=$(mktemp -d)
+trap 'rm -rf "$out" "$committed"' EXIT
+find proto/gradnoise/v1 \( -name '*_pb2*.py' -o -name '*_pb2*.pyi' \) -exec cp {} "$committed" \;
+diff -ru "$committed" "$out/gradnoise/v1" || {
+    echo "generated code differs from the .proto files: run 'make proto' and commit the result" >&2
+    exit 1
+}
+echo "generated protobuf code is up to date"

@@ -182,7 +182,7 @@ def test_rows_have_the_columns_of_the_result_table() -> None:
 
 def test_fit_vector_reports_both_laws() -> None:
     rng = np.random.default_rng(8)
-    report = fit_vector(stable.rvs(1.5, 2.0, 5000, rng) + 10)
+    report = fit_vector(stable.rvs(1.5, 2.0, 5000, rng) + 10, location=True)
     values = {(row.law, row.parameter): row for row in report.rows}
     assert values["stable", "alpha"].low < 1.5 < values["stable", "alpha"].high
     assert values["stable", "scale"].value == pytest.approx(2.0, rel=0.1)
@@ -190,7 +190,7 @@ def test_fit_vector_reports_both_laws() -> None:
     assert values["stable", "alpha"].p_value < 1e-4
     assert {row.verdict for row in report.rows} == {"not_gaussian"}
     assert [field.name for field in fields(type(report.rows[0]))] == FIT_SCHEMA.names
-    gaussian = fit_vector(rng.standard_normal(5000) * 3 + 1)
+    gaussian = fit_vector(rng.standard_normal(5000) * 3 + 1, location=True)
     values = {(row.law, row.parameter): row for row in gaussian.rows}
     assert values["gaussian", "mean"].value == pytest.approx(1.0, abs=0.2)
     assert values["gaussian", "sd"].value == pytest.approx(3.0, rel=0.05)

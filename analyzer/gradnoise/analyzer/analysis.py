@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gradnoise.analyzer.stats.gaussian import GaussianFit
+    from gradnoise.analyzer.stats.stable import StableFit
     from gradnoise.analyzer.windows import GroupDraws, Window
 
 __all__ = [
@@ -363,7 +365,7 @@ def _blank(
     return TailRow(**{**unknown, **known, "zeros": 0.0})
 
 
-def fit_vector(values: NDArray[np.float64], *, location: bool = True) -> FitReport:
+def fit_vector(values: NDArray[np.float64], *, location: bool) -> FitReport:
     """Fit both laws to one vector of numbers and compare them.
 
     Args:
@@ -378,7 +380,7 @@ def fit_vector(values: NDArray[np.float64], *, location: bool = True) -> FitRepo
     estimates = [("stable", "alpha", stable.alpha), ("stable", "scale", stable.scale), ("gaussian", "sd", gaussian.std)]
     if stable.location is not None and gaussian.location is not None:
         estimates += [("stable", "location", stable.location), ("gaussian", "mean", gaussian.location)]
-    logliks = {"stable": stable.loglik, "gaussian": gaussian.loglik}
+    fits: dict[str, StableFit | GaussianFit] = {"stable": stable, "gaussian": gaussian}
     return FitReport(
         tuple(
             FitRow(
@@ -390,12 +392,12 @@ def fit_vector(values: NDArray[np.float64], *, location: bool = True) -> FitRepo
                 high=estimate.high,
                 n=int(estimate.n),
                 method=estimate.method,
-                loglik=logliks[law],
+                loglik=fits[law].loglik,
                 likelihood_ratio=comparison.likelihood_ratio,
                 p_value=comparison.p_value,
                 verdict=comparison.verdict.value,
                 zeros=stable.zeros,
-                status=stable.status.value,
+                status=fits[law].status.value,
                 warnings=(*estimate.warnings, *comparison.warnings),
             )
             for law, parameter, estimate in estimates

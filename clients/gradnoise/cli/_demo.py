@@ -98,7 +98,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _print(tables: dict[str, list[dict[str, Any]]], step: int) -> None:
-    from gradnoise.cli._explain import compare_runs, explain_run
+    from gradnoise.analyzer.explain import compare_runs, explain_run
     from gradnoise.cli._tail import LEGEND, tail_table
 
     for run, rows in tables.items():

@@ -142,7 +142,7 @@ class Client:
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LAST_PAUSE)
 
-    def fit(self, values: ArrayLike, location: bool = False) -> pa.Table:
+    def fit(self, values: ArrayLike, location: bool = True) -> pa.Table:
         """Fit both laws to numbers, on the analyzer: :data:`gradnoise.wire.results.FIT_SCHEMA`.
 
         Args:

@@ -61,7 +61,11 @@ TAIL_SCHEMA = pa.schema(
         _null("rejected_share", "share of the tests that reject Gaussian at a false-discovery rate of 5 %"),
         _field("tested", pa.int64(), "columns or rows tested"),
         _field("verdict", pa.utf8(), "gaussian, not_gaussian or undecided"),
-        _field("status", pa.utf8(), "ok, or why the row must not be read as it stands"),
+        _field(
+            "status",
+            pa.utf8(),
+            "ok or at_boundary (a value at the end of its range, as alpha = 2 is); else why not to read the row as it stands",
+        ),
         _field("reason", pa.utf8(), "the status in words; empty for ok"),
         _field(
             "zeros",
@@ -112,7 +116,11 @@ FIT_SCHEMA = pa.schema(
         _null("p_value", "of the Gaussian law, by the simulated null at this n"),
         _field("verdict", pa.utf8(), "gaussian, not_gaussian or undecided"),
         _field("zeros", pa.float64(), "share of exact zeros, left out of the fits"),
-        _field("status", pa.utf8(), "ok, or why the row must not be read as it stands"),
+        _field(
+            "status",
+            pa.utf8(),
+            "ok or at_boundary (a value at the end of its range, as alpha = 2 is); else why not to read the row as it stands",
+        ),
         _field("warnings", pa.list_(pa.utf8()), "what else the reader must know"),
     ]
 )

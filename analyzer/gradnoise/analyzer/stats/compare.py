@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Comparisons", "stable_vs_gaussian", "stable_vs_gaussian_columns"]
 
 REJECT_BELOW = 0.01
-"""``not_gaussian`` below this p-value."""
+"""``not_gaussian`` needs a p-value below this ..."""
+REJECT_HIGH = 1.98
+"""... and an interval of α that ends below this: with enough values everything real rejects."""
 ACCEPT_ABOVE = 0.05
 """``gaussian`` needs a p-value at least this large ..."""
 ACCEPT_LOW = 1.85
@@ -71,10 +73,10 @@ class Comparisons:
         return float(np.mean(self.adjusted[fitted] <= rate)) if fitted.any() else float("nan")
 
 
-def decide(p_value: float, low: float) -> Verdict:
-    """``not_gaussian`` if p < 0.01; ``gaussian`` if p ≥ 0.05 and α's interval begins at 1.85 or above; else
-    ``undecided``."""
-    if p_value < REJECT_BELOW:
+def decide(p_value: float, low: float, high: float) -> Verdict:
+    """``not_gaussian`` if p < 0.01 and α's interval ends below 1.98; ``gaussian`` if p ≥ 0.05 and it begins at 1.85
+    or above; else ``undecided``."""
+    if p_value < REJECT_BELOW and high < REJECT_HIGH:
         return Verdict.NOT_GAUSSIAN
     if p_value >= ACCEPT_ABOVE and low >= ACCEPT_LOW:
         return Verdict.GAUSSIAN
@@ -93,7 +95,8 @@ def stable_vs_gaussian_columns(U: ArrayLike, *, location: bool = False, threads:
     p[fitted] = _null.p_value(ratio[fitted], fits.n[fitted])
     adjusted = np.full(len(rows), np.nan)
     adjusted[fitted] = benjamini_hochberg(p[fitted])
-    verdicts = tuple(decide(p[j], fits.alpha.low[j]) if fitted[j] else Verdict.UNDECIDED for j in range(len(rows)))
+    low, high = fits.alpha.low, fits.alpha.high
+    verdicts = tuple(decide(p[j], low[j], high[j]) if fitted[j] else Verdict.UNDECIDED for j in range(len(rows)))
     return Comparisons(p, adjusted, verdicts, ratio, fits, gaussian.fit_columns(values, location=location))
 
 

@@ -1,11 +1,10 @@
-"""What a run's rows say, in sentences whose every word hangs on a number in the table."""
+"""What a window's rows say, in sentences whose every word hangs on a number in the table."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
-from gradnoise.cli._output import number
 from gradnoise.wire.results import MODEL_GROUP
 
 if TYPE_CHECKING:
@@ -24,7 +23,12 @@ _MOST, _LITTLE = 0.5, 0.2
 
 
 def explain_run(run: str, rows: Sequence[Row]) -> str:
-    """Return a paragraph on one window's whole-model rows."""
+    """Return a paragraph on one window's whole-model rows.
+
+    Args:
+        run: what to call the run.
+        rows: the window's rows of ``TAIL_SCHEMA``, by column name.
+    """
     forms = {row["form"]: row for row in rows if row["group"] == MODEL_GROUP}
     per, across, standard = (forms.get(form) for form in ("per_parameter", "across_parameter", "standardized"))
     if per is None or not _has(per["alpha"]):
@@ -39,27 +43,32 @@ def explain_run(run: str, rows: Sequence[Row]) -> str:
 
 
 def compare_runs(tables: Mapping[str, Sequence[Row]]) -> str:
-    """Return a line that sets the runs' whole-model per-parameter readings side by side."""
-    values = {}
-    for run, rows in tables.items():
-        for row in rows:
-            if row["group"] == MODEL_GROUP and row["form"] == "per_parameter" and _has(row["alpha"]):
-                values[run] = row
+    """Return a line that sets the runs' whole-model per-parameter readings side by side; empty for fewer than two.
+
+    Args:
+        tables: run -> rows of one window of it.
+    """
+    values = {
+        run: row
+        for run, rows in tables.items()
+        for row in rows
+        if row["group"] == MODEL_GROUP and row["form"] == "per_parameter" and _has(row["alpha"])
+    }
     if len(values) < 2:
         return ""
     ordered = sorted(values.items(), key=lambda item: item[1]["alpha"])
     (low, first), (high, last) = ordered[0], ordered[-1]
-    line = "- Side by side, per parameter: " + ", ".join(f"{run} {number(row['alpha'])}" for run, row in ordered)
+    line = "- Side by side, per parameter: " + ", ".join(f"{run} {row['alpha']:.2f}" for run, row in ordered)
     if first["alpha_high"] < last["alpha_low"]:
         return f"{line}. {low} is furthest from Gaussian and {high} nearest; their intervals do not meet."
     return f"{line}. The intervals of the lowest and the highest overlap: no order can be told."
 
 
 def _sums(row: Row) -> str:
-    """What sums of 16 draws say about a law that is not Gaussian."""
+    """Say what sums of 16 draws read for a law that is not Gaussian: flat for a stable one, else climbing."""
     alpha, of16, gaussian = row["alpha"], row["alpha_sum16"], row["null_alpha_sum16"]
     climbed = (of16 - alpha) / (gaussian - alpha) if gaussian > alpha else math.nan
-    reading = f"Sums of 16 draws read {number(of16)} (Gaussian noise there: {number(gaussian)})"
+    reading = f"Sums of 16 draws read {of16:.2f} (Gaussian noise there: {gaussian:.2f})"
     if climbed >= _MOST:
         return f"{reading}, most of the way there, as noise of finite variance does and a stable law does not."
     if climbed <= _LITTLE:
@@ -68,10 +77,10 @@ def _sums(row: Row) -> str:
 
 
 def _spread(across: Row, standard: Row) -> str:
-    """How much of the across-parameter reading is a spread of scales."""
+    """Say how much of the across-parameter reading goes when every parameter is on its own scale."""
     low, gaussian = across["alpha"], across["null_alpha"]
-    text = f"Across parameters the same draws read {number(low)}, with every parameter on its own scale "
-    text += number(standard["alpha"])
+    text = f"Across parameters the same draws read {low:.2f}, with every parameter on its own scale "
+    text += f"{standard['alpha']:.2f}"
     share = (standard["alpha"] - low) / (gaussian - low) if gaussian > low else 0.0
     if share < _LITTLE:
         return f"{text}: here the spread of scales explains little of it."
@@ -83,4 +92,4 @@ def _has(value: float | None) -> bool:
 
 
 def _interval(row: Row) -> str:
-    return f"{number(row['alpha'])} [{number(row['alpha_low'])}, {number(row['alpha_high'])}]"
+    return f"{row['alpha']:.2f} [{row['alpha_low']:.2f}, {row['alpha_high']:.2f}]"
