@@ -77,8 +77,8 @@ def test_fits_and_what_cannot_be_fitted(analyzer: Analyzer) -> None:
     with Client(analyzer[0]) as client:
         table = client.fit(values)
         assert table.schema.equals(FIT_SCHEMA, check_metadata=True)
-        assert "location" not in table.column("parameter").to_pylist()
-        assert "location" in client.fit(list(values), location=True).column("parameter").to_pylist()
+        assert "location" in table.column("parameter").to_pylist()
+        assert "location" not in client.fit(list(values), location=False).column("parameter").to_pylist()
         with pytest.raises(TooFewValuesError, match="at least 30"):
             client.fit(values[:29])
         for bad in (["a"] * 40, np.ones((2, 30)), np.ones(40), np.full(40, np.nan)):

@@ -64,7 +64,7 @@ TAIL_SCHEMA = pa.schema(
         _field(
             "status",
             pa.utf8(),
-            "ok or at_boundary (a value at the end of its range, as alpha = 2 is); else why not to read the row as it stands",
+            "ok; at_boundary: a value at the end of its range, as alpha = 2 is; else why not to take the row as it is",
         ),
         _field("reason", pa.utf8(), "the status in words; empty for ok"),
         _field(
@@ -119,7 +119,7 @@ FIT_SCHEMA = pa.schema(
         _field(
             "status",
             pa.utf8(),
-            "ok or at_boundary (a value at the end of its range, as alpha = 2 is); else why not to read the row as it stands",
+            "ok; at_boundary: a value at the end of its range, as alpha = 2 is; else why not to take the row as it is",
         ),
         _field("warnings", pa.list_(pa.utf8()), "what else the reader must know"),
     ]
