@@ -10,13 +10,17 @@ from gradnoise.v1 import ingest_pb2, ingest_pb2_grpc
 from gradnoise.wire import SCHEMA_VERSION, Group, RunInfo, Stamped, Table, pack
 
 from ..proto.dumps import INFO, draws_batch, windows_batch
+from ..servers import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import grpc
 
-__all__ = ["INFO", "OTHER", "WIDE", "Producer", "incoming", "reply", "stamped_draws", "stamped_window"]
+    from gradnoise.analyzer.catalog import Catalog
+    from gradnoise.analyzer.store import Store
+
+__all__ = ["INFO", "OTHER", "WIDE", "Producer", "idle", "incoming", "reply", "stamped_draws", "stamped_window"]
 
 OTHER = RunInfo("run-1", "Net", "2026-01-01T00:00:00+00:00", (Group("c", (2,), "float32", (0, 1)),))
 """Another run of the same id."""
@@ -28,6 +32,12 @@ WIDE = RunInfo(
     tuple(Group(name, (64,), "float32", tuple(range(48))) for name in ("a.weight", "b.weight")),
 )
 """A run with enough coordinates for every form."""
+
+
+def idle(store: Store, catalog: Catalog) -> None:
+    """Wait until every closed window in the store has results."""
+    closed = {(window.run, window.producer, window.window) for log in store.producers() for window in log.closed()}
+    until(lambda: closed <= catalog.analysed(), what="the analysis of every closed window")
 
 
 def stamped_draws(sequence: int, count: int = 40, *, window: int = 0, info: RunInfo = INFO, seed: int = 0) -> Stamped:

@@ -8,8 +8,8 @@ import pytest
 
 from gradnoise.analyzer.analysis import AnalysisOptions, Contrast, TailRow, WindowReport, analyse, fit_vector
 from gradnoise.analyzer.stats import stable
-from gradnoise.analyzer.windows import GroupDraws, Window
-from gradnoise.wire.results import FIT_SCHEMA, MODEL_GROUP, TAIL_SCHEMA
+from gradnoise.analyzer.windows import ClosedWindow, GroupDraws, Window
+from gradnoise.wire.results import FIT_SCHEMA, FORMS, MODEL_GROUP, TAIL_SCHEMA
 
 
 def window(
@@ -18,10 +18,10 @@ def window(
     """A window whose draws are ``gradients`` (draws x coordinates) for each (name, size, gradients)."""
     count = len(groups[0][2])
     theta = np.zeros(count, np.int64) if thetas is None else thetas.astype(np.int64)
-    return Window(
+    closed = ClosedWindow(
         run="r",
         producer="p",
-        id=1,
+        window=1,
         kind=kind,
         first_step=100,
         last_step=100,
@@ -29,7 +29,12 @@ def window(
         last_theta=int(theta.max(initial=0)),
         declared=count,
         recorded=count,
+        rows=count * len(groups),
+        non_finite=0,
         dropped=0,
+    )
+    return Window(
+        closed,
         missing=missing,
         groups=tuple(
             GroupDraws(
@@ -110,7 +115,8 @@ def test_every_group_and_form_has_a_row_whatever_is_wrong_with_it() -> None:
             ("constant", 5, np.ones((128, 5))),
         )
     )
-    assert len(report.rows) == 3 * 7
+    groups = ("good", "zero", "few", "softmax", "absent", "constant", MODEL_GROUP)
+    assert [(row.group, row.form) for row in report.rows] == [(group, form) for group in groups for form in FORMS]
     assert row(report, "good", "per_parameter").status == "ok"
     assert {row(report, "zero", form).status for form in ("per_parameter", "across_parameter")} == {"all_zero"}
     assert row(report, "constant", "per_parameter").status == "all_zero"
@@ -155,7 +161,7 @@ def test_a_drifting_burst_is_not_stationary_and_gives_the_row_scaled_alpha() -> 
 def test_missing_rows_are_said_and_their_draws_counted_in_every_row() -> None:
     rng = np.random.default_rng(6)
     whole = window(("w", 40, rng.standard_normal((100, 40))), missing=28)
-    report = analyse(replace(whole, recorded=128, dropped=3))
+    report = analyse(replace(whole, closed=replace(whole.closed, recorded=128, dropped=3)))
     for reading in report.rows:
         assert any("28 rows" in warning for warning in reading.warnings)
         assert reading.dropped == 31

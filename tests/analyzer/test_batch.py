@@ -49,7 +49,7 @@ def test_options_and_steps_are_heeded(tmp_path: Path) -> None:
     seen: list[int] = []
 
     def analysis(window: Window, options: AnalysisOptions) -> WindowReport:
-        seen.append(window.id)
+        seen.append(window.closed.window)
         return analyse(window, options)
 
     options = AnalysisOptions(contrast=Contrast.DIFFERENCE)
@@ -63,7 +63,7 @@ def test_options_and_steps_are_heeded(tmp_path: Path) -> None:
 
 def test_a_failing_window_is_a_table_of_reasons(tmp_path: Path) -> None:
     def analysis(window: Window, options: AnalysisOptions) -> WindowReport:
-        if window.id == 1:
+        if window.closed.window == 1:
             raise ValueError("not this one")
         return analyse(window, options)
 

@@ -58,7 +58,7 @@ def test_batches_are_acknowledged_once_a_table_and_lie_in_a_dump(store: Store, t
     batches = [stamped_draws(i) for i in range(3)]
     found, closed = log.take([*map(incoming, batches), incoming(stamped_window(0, 120))])
     assert found == [Acknowledged(Table.DRAWS, 3), Acknowledged(Table.WINDOWS, 1)]
-    assert [(w.run, w.producer, w.window, w.row["recorded"]) for w in closed] == [(INFO.run, P, 0, 120)]
+    assert [(w.run, w.producer, w.window, w.recorded) for w in closed] == [(INFO.run, P, 0, 120)]
     assert stored(tmp_path, P) == [(b.sequence, b.crc32) for b in batches]
 
 

@@ -3,14 +3,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from datetime import UTC, datetime
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import pytest
 
-from gradnoise.analyzer.analysis import FitReport, FitRow, Plan, TailRow, WindowReport
+from gradnoise.analyzer.analysis import (
+    AnalysisOptions,
+    Contrast,
+    FitReport,
+    FitRow,
+    Plan,
+    RowStatus,
+    TailRow,
+    WindowReport,
+)
+from gradnoise.analyzer.stats import Status, Verdict
 from gradnoise.analyzer.store import RunSummary
-from gradnoise.analyzer.tables import failed_table, fit_table, from_ipc, runs_table, tail_table, to_ipc
-from gradnoise.wire.results import FIT_SCHEMA, FORMS, RUNS_SCHEMA, TAIL_SCHEMA
+from gradnoise.analyzer.tables import failed_table, fit_table, numbered, runs_table, tail_table
+from gradnoise.analyzer.windows import ClosedWindow
+from gradnoise.wire.results import FIT_SCHEMA, FORMS, RUNS_SCHEMA, TAIL_SCHEMA, from_ipc, to_ipc
 
 from ..proto.dumps import INFO, windows_batch
 
@@ -27,6 +38,8 @@ def distinct(kind: Any) -> Any:
             values[name] = number / 7
         elif annotation is str:
             values[name] = f"text {number}"
+        elif annotation in (Verdict, Status, Status | RowStatus):
+            values[name] = Verdict.NOT_GAUSSIAN if annotation is Verdict else Status.AT_BOUNDARY
         else:
             values[name] = (f"warning {number}", "ä")
     return kind(**values)
@@ -41,25 +54,26 @@ def same(row: dict[str, Any], original: Any) -> None:
 def test_every_field_of_a_report_goes_there_and_back() -> None:
     one, two = distinct(TailRow), dataclasses.replace(distinct(TailRow), group="*")
     report = WindowReport("run", "producer", 3, Plan.LIVE, (one, two))
-    table = from_ipc(to_ipc(tail_table([report, report], analysed_at=NOW, first_row=10)))
+    table = from_ipc(to_ipc(numbered(tail_table(report, analysed_at=NOW), 10)))
     assert table.schema.equals(TAIL_SCHEMA, check_metadata=True)
     rows = table.to_pylist()
-    assert [row["row"] for row in rows] == [10, 11, 12, 13]
-    for row, original in zip(rows, [one, two, one, two], strict=True):
+    assert [row["row"] for row in rows] == [10, 11]
+    for row, original in zip(rows, [one, two], strict=True):
         same(row, original)
         assert (row["run"], row["producer"], row["plan"], row["analysed_at"]) == ("run", "producer", "live", NOW)
 
 
 def test_what_could_not_be_estimated_is_null() -> None:
     row = dataclasses.replace(distinct(TailRow), alpha=math.nan, scale=math.nan, warnings=())
-    (found,) = tail_table([WindowReport("r", "p", 0, Plan.LIVE, (row,))], analysed_at=NOW).to_pylist()
+    (found,) = tail_table(WindowReport("r", "p", 0, Plan.LIVE, (row,)), analysed_at=NOW).to_pylist()
     assert found["alpha"] is None
     assert found["scale"] is None
     assert found["warnings"] == []
 
 
 def test_a_report_without_rows_is_an_empty_table() -> None:
-    assert tail_table([], analysed_at=NOW).equals(TAIL_SCHEMA.empty_table())
+    report = WindowReport("r", "p", 0, Plan.LIVE, ())
+    assert tail_table(report, analysed_at=NOW).equals(TAIL_SCHEMA.empty_table())
 
 
 def test_every_field_of_a_fit_goes_there_and_back() -> None:
@@ -82,8 +96,10 @@ def test_runs() -> None:
 
 
 def test_a_failed_window_has_every_row() -> None:
-    closing = windows_batch(7, 90, kind="probe").to_pylist()[0]
-    table = failed_table(INFO, "p", closing, "because", reference="mean", analysed_at=NOW)
+    (closed,) = ClosedWindow.of(INFO.run, "p", windows_batch(7, 90, kind="probe"))
+    closed = dataclasses.replace(closed, non_finite=7, dropped=5)
+    options = AnalysisOptions(cast("Plan", "another"), Contrast.MEAN)
+    table = failed_table(INFO, closed, ValueError("because"), options=options, analysed_at=NOW)
     assert table.schema.equals(TAIL_SCHEMA, check_metadata=True)
     table.validate(full=True)
     rows = table.to_pylist()
@@ -91,7 +107,9 @@ def test_a_failed_window_has_every_row() -> None:
         (group, form) for group in ("a.weight", "a.bias", "*") for form in FORMS
     ]
     for row in rows:
-        assert (row["status"], row["reason"], row["verdict"], row["alpha"]) == ("failed", "because", "undecided", None)
+        assert (row["status"], row["verdict"], row["alpha"]) == ("failed", "undecided", None)
+        assert row["reason"] == "the analysis failed: ValueError: because"
+        assert (row["non_finite"], row["dropped"], row["thetas"], row["plan"]) == (7, 5, 90, "another")
         assert (row["window"], row["kind"], row["draws"], row["reference"]) == (7, "probe", 90, "mean")
     for field in TAIL_SCHEMA:
         if not field.nullable:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from gradnoise.analyzer.windows import assemble, read_windows
+from gradnoise.analyzer.windows import ClosedWindow, assemble, read_windows
 from gradnoise.wire import Dump, DumpWriter, ProblemKind, Table
 
 from ..proto.dumps import INFO, draws_batch, windows_batch
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
 def values_of(batch: pa.RecordBatch, group: str) -> np.ndarray:
     return np.asarray([row["values"] for row in batch.to_pylist() if row["group"] == group], np.float32)
+
+
+def test_a_closed_window_has_every_column_of_its_row() -> None:
+    batch = windows_batch(3, 2, kind="probe")
+    (closed,) = ClosedWindow.of("r", "p", batch.append_column("of a later version", pa.array([1])))
+    assert dataclasses.asdict(closed) == {"run": "r", "producer": "p"} | batch.to_pylist()[0]
 
 
 def test_interleaved_windows_come_whole_and_in_draw_order(tmp_path: Path) -> None:
@@ -29,15 +36,15 @@ def test_interleaved_windows_come_whole_and_in_draw_order(tmp_path: Path) -> Non
     writer.append(Table.DRAWS, draws_batch(range(2), window=99))  # never closed
     writer.close()
     dump = Dump(tmp_path)
-    windows = {window.id: window for window in read_windows(dump)}
+    windows = {window.closed.window: window for window in read_windows(dump)}
     assert sorted(windows) == [0, 9]
-    assert (windows[9].kind, windows[9].recorded, windows[9].missing) == ("probe", 4, 0)
+    assert (windows[9].closed.kind, windows[9].closed.recorded, windows[9].missing) == ("probe", 4, 0)
     for batch, number in ((burst, 0), (probe, 9)):
         for group, info in zip(windows[number].groups, INFO.groups, strict=True):
             assert (group.name, group.size) == (info.name, info.size)
             np.testing.assert_array_equal(group.values, values_of(batch, group.name))
-            np.testing.assert_array_equal(group.draw, np.arange(windows[number].recorded))
-            np.testing.assert_array_equal(group.theta, np.arange(windows[number].recorded))
+            np.testing.assert_array_equal(group.draw, np.arange(windows[number].closed.recorded))
+            np.testing.assert_array_equal(group.theta, np.arange(windows[number].closed.recorded))
     assert dump.problems == []
 
 
@@ -66,9 +73,9 @@ def test_a_closed_window_without_any_draw_is_still_a_window(tmp_path: Path) -> N
 
 def test_assemble_takes_only_the_rows_of_its_window() -> None:
     batches = [draws_batch([0], window=3), draws_batch([0, 1], window=4), draws_batch([1], window=3)]
-    (closing,) = windows_batch(3, 2).to_pylist()
-    window = assemble(INFO, "p", closing, batches)
-    assert (window.id, window.missing, window.producer) == (3, 0, "p")
+    (closed,) = ClosedWindow.of(INFO.run, "p", windows_batch(3, 2))
+    window = assemble(INFO, closed, batches)
+    assert (window.closed, window.missing) == (closed, 0)
     np.testing.assert_array_equal(
         window.groups[0].values, np.concatenate([values_of(batches[0], "a.weight"), values_of(batches[2], "a.weight")])
     )
@@ -82,4 +89,4 @@ def test_only_one_producer_on_request(tmp_path: Path) -> None:
         writer.close()
     assert len(list(read_windows(Dump(tmp_path)))) == 2
     (window,) = read_windows(Dump(tmp_path), writers[1].producer)
-    assert window.producer == writers[1].producer
+    assert window.closed.producer == writers[1].producer

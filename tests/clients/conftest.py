@@ -8,7 +8,7 @@ import pytest
 from gradnoise.wire import DumpWriter, Table
 
 from ..analyzer.conftest import serve
-from ..analyzer.producing import WIDE, Producer
+from ..analyzer.producing import WIDE, Producer, idle
 from ..proto.dumps import draws_batch, windows_batch
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def add_windows(server: Server, channel: grpc.Channel, numbers: range) -> None:
     producer.open()
     for number in numbers:
         producer.send_window(number, number=number)
-    assert server.service.analyst.wait_idle(60)
+    idle(server.service.store, server.service.catalog)
 
 
 @pytest.fixture

@@ -9,21 +9,22 @@ from array import array
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradnoise.analyzer.windows import ClosedWindow
 from gradnoise.wire import CorruptBatchError, Dump, Place, Stamped, SyncError, Table, TableLog, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import pyarrow as pa
 
     from gradnoise.wire import RunInfo
 
-__all__ = ["Acknowledged", "ClosedWindow", "Incoming", "ProducerLog", "Refusal", "Refused", "sync_path"]
+__all__ = ["Acknowledged", "Incoming", "ProducerLog", "Refusal", "Refused", "sync_path"]
 
 _log = logging.getLogger(__name__)
 _UNKNOWN_CRC = -1
@@ -66,16 +67,6 @@ class Refused:
     message: str
     expected: int = 0
     retry_after_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedWindow:
-    """A window whose row in the ``windows`` table is on disk."""
-
-    run: str
-    producer: str
-    window: int
-    row: Mapping[str, Any]
 
 
 class _TableState:
@@ -266,9 +257,8 @@ class ProducerLog:
                 else:
                     places.append(place)
         elif stamped.table is Table.WINDOWS:
-            for row in stamped.batch.to_pylist():
-                closed = ClosedWindow(self.info.run, self.producer, row["window"], row)
-                self._closed.setdefault(row["window"], closed)
+            for closed in ClosedWindow.of(self.info.run, self.producer, stamped.batch):
+                self._closed.setdefault(closed.window, closed)
 
     def _sync(self, states: Iterable[_TableState], *, directory: bool) -> None:
         try:

@@ -23,7 +23,6 @@ from gradnoise.analyzer.errors import (
     UnsupportedVersionError,
 )
 from gradnoise.analyzer.stats import StatsError
-from gradnoise.analyzer.tables import to_ipc
 from gradnoise.v1 import analysis_pb2, analysis_pb2_grpc, ingest_pb2, ingest_pb2_grpc
 from gradnoise.wire import (
     SUPPORTED_VERSIONS,
@@ -31,6 +30,7 @@ from gradnoise.wire import (
     UnknownSchemaVersionError,
     WireError,
 )
+from gradnoise.wire.results import to_ipc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

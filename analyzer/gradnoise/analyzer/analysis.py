@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradnoise.analyzer.stats import compare, contrasts, drift, forms
-from gradnoise.wire.results import MODEL_GROUP
+from gradnoise.analyzer.stats import Status, Verdict, compare, contrasts, drift, forms
+from gradnoise.wire.results import FORMS, MODEL_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,7 @@ __all__ = [
     "FitReport",
     "FitRow",
     "Plan",
+    "RowStatus",
     "TailRow",
     "WindowReport",
     "analyse",
@@ -44,6 +45,13 @@ class Contrast(StrEnum):
     PAIR = "pair"
     MEAN = "mean"
     DIFFERENCE = "difference"
+
+
+class RowStatus(StrEnum):
+    """What may become of a row, beside what becomes of a computation (:class:`gradnoise.analyzer.stats.Status`)."""
+
+    FAILED = "failed"
+    """The analysis of the window raised an error, which the reason names."""
 
 
 class Plan(StrEnum):
@@ -92,8 +100,8 @@ class TailRow:
     scale_se: float
     rejected_share: float
     tested: int
-    verdict: str
-    status: str
+    verdict: Verdict
+    status: Status | RowStatus
     reason: str
     zeros: float
     non_finite: int
@@ -129,9 +137,9 @@ class FitRow:
     loglik: float
     likelihood_ratio: float
     p_value: float
-    verdict: str
+    verdict: Verdict
     zeros: float
-    status: str
+    status: Status
     warnings: tuple[str, ...]
 
 
@@ -142,10 +150,11 @@ class FitReport:
     rows: tuple[FitRow, ...]
 
 
+_PER_PARAMETER, _ACROSS_PARAMETER, _STANDARDIZED = FORMS
 _FORMS: dict[str, Callable[..., forms.FormResult]] = {
-    "per_parameter": forms.per_parameter,
-    "across_parameter": forms.across_parameter,
-    "standardized": forms.standardized,
+    _PER_PARAMETER: forms.per_parameter,
+    _ACROSS_PARAMETER: forms.across_parameter,
+    _STANDARDIZED: forms.standardized,
 }
 
 
@@ -170,7 +179,8 @@ def analyse(window: Window, options: AnalysisOptions | None = None) -> WindowRep
             if result is not None:
                 by_form[form].append((group, result, row))
     rows += [_whole_model(window, form, parts, len(bad), options) for form, parts in by_form.items()]
-    return WindowReport(window.run, window.producer, window.id, options.plan, tuple(rows))
+    closed = window.closed
+    return WindowReport(closed.run, closed.producer, closed.window, options.plan, tuple(rows))
 
 
 def _non_finite_draws(window: Window) -> frozenset[int]:
@@ -196,7 +206,7 @@ def _analyse_group(
     )
     if keep.sum() < 2:
         reason = f"{keep.sum()} usable draws of the group were recorded; noise needs at least 2"
-        row = replace(base, status="too_few_draws", reason=reason)
+        row = replace(base, status=Status.TOO_FEW_DRAWS, reason=reason)
         return {form: (None, replace(row, form=form)) for form in _FORMS}
     contrast = _contrast(options.contrast, group.values[keep], group.theta[keep])
     thetas = len(np.unique(group.theta[keep]))
@@ -206,7 +216,7 @@ def _analyse_group(
     for form, fit in _FORMS.items():
         result = fit(contrast)
         row = _with_draw_scale(_row(replace(base, form=form), result), contrast)
-        if form == "per_parameter" and drifting > drift.DRIFT_LIMIT:
+        if form == _PER_PARAMETER and drifting > drift.DRIFT_LIMIT:
             row = _not_stationary(row, contrast)
         out[form] = (result, row)
     return out
@@ -238,8 +248,8 @@ def _row(base: TailRow, result: forms.FormResult) -> TailRow:
         scale_se=result.scale.se,
         rejected_share=result.rejected_share,
         tested=result.tested,
-        verdict=result.verdict.value,
-        status=result.status.value,
+        verdict=result.verdict,
+        status=result.status,
         reason=result.reason,
         zeros=result.zeros,
         alpha_sum4=math.nan if of4 is None else of4.value,
@@ -252,7 +262,7 @@ def _row(base: TailRow, result: forms.FormResult) -> TailRow:
 
 def _with_draw_scale(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
     """Turn the scale of the noise rows into that of one draw; standardised noise has none."""
-    if row.form == "standardized":
+    if row.form == _STANDARDIZED:
         return replace(row, scale=math.nan, scale_se=math.nan)
     if not math.isfinite(row.alpha):
         return row
@@ -267,8 +277,8 @@ def _not_stationary(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
     return replace(
         row,
         row_scaled_alpha=forms.per_parameter(rescaled).alpha.value,
-        verdict="undecided",
-        status="not_stationary",
+        verdict=Verdict.UNDECIDED,
+        status=Status.NOT_STATIONARY,
         reason=(
             f"the scale of the noise drifts by a factor of {math.exp(row.drift):.2f} (one standard deviation) over "
             f"{row.thetas} updates, and drift in time reads as tail: compare row_scaled_alpha, or probe at one theta"
@@ -298,7 +308,7 @@ def _whole_model(
     )
     usable = [(group, result, row) for group, result, row in parts if math.isfinite(result.alpha.value)]
     if not usable:
-        statuses = [row.status for _, _, row in parts] or ["too_few_draws"]
+        statuses = [row.status for _, _, row in parts] or [Status.TOO_FEW_DRAWS]
         reason = "no group of the model has a value: see the groups' rows"
         return replace(base, status=max(statuses, key=statuses.count), reason=reason)
     result = forms.combine([result for _, result, _ in usable], [group.size for group, _, _ in usable])
@@ -321,10 +331,10 @@ def _whole_model(
     if len({result.rows_used for _, result, _ in usable}) > 1:
         note = "groups have different numbers of draws: the joint interval takes their jackknife groups as the same"
         row = replace(row, warnings=(*row.warnings, note))
-    drifting = sum(group.size for group, _, row in usable if row.status == "not_stationary") / size
+    drifting = sum(group.size for group, _, row in usable if row.status == Status.NOT_STATIONARY) / size
     if drifting > 0:
         reason = f"the scale of the noise drifts in groups with {drifting:.1%} of the parameters: see their rows"
-        row = replace(row, status="not_stationary", verdict="undecided", reason=reason)
+        row = replace(row, status=Status.NOT_STATIONARY, verdict=Verdict.UNDECIDED, reason=reason)
     return row
 
 
@@ -339,15 +349,16 @@ def _blank(
     reference: str,
 ) -> TailRow:
     """Return a row without a value, to be filled in."""
-    lost = max(0, window.recorded - draws) if window.missing > 0 else 0
+    closed = window.closed
+    lost = max(0, closed.recorded - draws) if window.missing > 0 else 0
     gap = f"{window.missing} rows of this window were recorded and are missing from the store"
     unknown = {field.name: math.nan for field in fields(TailRow) if field.type == "float"}
     known: dict[str, Any] = {
-        "window": window.id,
-        "kind": window.kind,
-        "first_step": window.first_step,
-        "last_step": window.last_step,
-        "thetas": window.last_theta - window.first_theta + 1,
+        "window": closed.window,
+        "kind": closed.kind,
+        "first_step": closed.first_step,
+        "last_step": closed.last_step,
+        "thetas": closed.last_theta - closed.first_theta + 1,
         "group": group,
         "size": size,
         "form": "",
@@ -355,11 +366,11 @@ def _blank(
         "draws": draws,
         "coordinates": coordinates,
         "tested": 0,
-        "verdict": "undecided",
-        "status": "ok",
+        "verdict": Verdict.UNDECIDED,
+        "status": Status.OK,
         "reason": "",
         "non_finite": non_finite,
-        "dropped": window.dropped + lost,
+        "dropped": closed.dropped + lost,
         "warnings": () if window.missing <= 0 else (gap,),
     }
     return TailRow(**{**unknown, **known, "zeros": 0.0})
@@ -395,9 +406,9 @@ def fit_vector(values: NDArray[np.float64], *, location: bool) -> FitReport:
                 loglik=fits[law].loglik,
                 likelihood_ratio=comparison.likelihood_ratio,
                 p_value=comparison.p_value,
-                verdict=comparison.verdict.value,
+                verdict=comparison.verdict,
                 zeros=stable.zeros,
-                status=fits[law].status.value,
+                status=fits[law].status,
                 warnings=(*estimate.warnings, *comparison.warnings),
             )
             for law, parameter, estimate in estimates

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from gradnoise.analyzer._ingest import ClosedWindow
     from gradnoise.analyzer.analysis import WindowReport
     from gradnoise.analyzer.catalog import Catalog
     from gradnoise.analyzer.store import Store
-    from gradnoise.analyzer.windows import Window
+    from gradnoise.analyzer.windows import ClosedWindow, Window
 
 __all__ = ["Analyst"]
 
@@ -58,8 +57,6 @@ class Analyst:
         self._analysis = analysis
         self._queue: queue.SimpleQueue[ClosedWindow | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._idle = threading.Condition()
-        self._pending = 0
         self._threads = [
             threading.Thread(target=self._work, name=f"gradnoise-analyst-{number}", daemon=True)
             for number in range(workers)
@@ -77,14 +74,7 @@ class Analyst:
     def submit(self, windows: Iterable[ClosedWindow]) -> None:
         """Queue windows for analysis."""
         for window in windows:
-            with self._idle:
-                self._pending += 1
             self._queue.put(window)
-
-    def wait_idle(self, timeout: float) -> bool:
-        """Wait until everything submitted is analysed; return whether it is."""
-        with self._idle:
-            return self._idle.wait_for(lambda: self._pending == 0, timeout)
 
     def stop(self, timeout: float) -> bool:
         """Finish the windows under analysis, leave the queued ones; return whether that was done in time."""
@@ -103,25 +93,13 @@ class Analyst:
                 self._catalog.store(self._result(window))
             except Exception:  # the catalog's disk: the window is found again at the next start
                 _log.exception("the results of run %s, window %d were not stored", window.run, window.window)
-            finally:
-                with self._idle:
-                    self._pending -= 1
-                    self._idle.notify_all()
 
     def _result(self, closed: ClosedWindow) -> pa.Table:
         info = self._store.info(closed.run)
         try:
             log = self._store.producer(closed.run, closed.producer)
-            window = assemble(info, closed.producer, closed.row, log.draws(closed.window))
-            report = self._analysis(window, self._options)
-            return tail_table([report], analysed_at=datetime.now(UTC))
+            window = assemble(info, closed, log.draws(closed.window))
+            return tail_table(self._analysis(window, self._options), analysed_at=datetime.now(UTC))
         except Exception as error:  # whatever a window holds: a row that says so, and the next window
             _log.exception("run %s, window %d of %s: analysis failed", closed.run, closed.window, closed.producer)
-            return failed_table(
-                info,
-                closed.producer,
-                closed.row,
-                f"the analysis failed: {type(error).__name__}: {error}",
-                reference=self._options.contrast,
-                analysed_at=datetime.now(UTC),
-            )
+            return failed_table(info, closed, error, options=self._options, analysed_at=datetime.now(UTC))

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from gradnoise.analyzer.analysis import AnalysisOptions, analyse
-from gradnoise.analyzer.tables import failed_table, tail_table
-from gradnoise.analyzer.windows import assemble, read_windows
+from gradnoise.analyzer.tables import failed_table, numbered, tail_table
+from gradnoise.analyzer.windows import ClosedWindow, assemble, read_windows
 from gradnoise.wire import Table, Tailer, producer_is_alive
+from gradnoise.wire.results import overlaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from gradnoise.analyzer.analysis import WindowReport
     from gradnoise.analyzer.windows import Window
     from gradnoise.wire import Dump
+    from gradnoise.wire.results import Steps
 
-    Steps = tuple[int | None, int | None]
     Analysis = Callable[[Window, AnalysisOptions], WindowReport]
 
 __all__ = ["analyse_dump", "count_windows", "follow_dump"]
@@ -35,10 +36,10 @@ _POLL_SECONDS = 0.5
 def count_windows(dump: Dump, steps: Steps | None = None) -> int:
     """Return the number of closed windows in a dump, of those that overlap ``steps`` (both included)."""
     return sum(
-        _overlap(steps, row["first_step"], row["last_step"])
+        overlaps(steps, closed.first_step, closed.last_step)
         for producer in dump.producers()
         for stamped in dump.batches(Table.WINDOWS, producer)
-        for row in stamped.batch.to_pylist()
+        for closed in ClosedWindow.of(dump.info.run, producer, stamped.batch)
     )
 
 
@@ -64,18 +65,19 @@ def analyse_dump(
     """
     threads = threads or os.cpu_count() or 1
     options = options or AnalysisOptions()
-    number = _Numbering()
+    row = 1
     with ThreadPoolExecutor(threads, thread_name_prefix="gradnoise-batch") as pool:
         running: deque[Future[pa.Table]] = deque()
         try:
             for window in read_windows(dump):
-                if not _overlap(steps, window.first_step, window.last_step):
-                    continue
-                running.append(pool.submit(_table, dump, window, options, analysis))
+                if overlaps(steps, window.closed.first_step, window.closed.last_step):
+                    running.append(pool.submit(_table, dump, window, options, analysis))
                 if len(running) > threads:
-                    yield number(running.popleft().result())
+                    yield (table := numbered(running.popleft().result(), row))
+                    row += table.num_rows
             while running:
-                yield number(running.popleft().result())
+                yield (table := numbered(running.popleft().result(), row))
+                row += table.num_rows
         finally:
             for future in running:
                 future.cancel()
@@ -97,7 +99,7 @@ def follow_dump(
         pause: waits so many seconds before looking again.
     """
     options = options or AnalysisOptions()
-    number = _Numbering()
+    row = 1
     followed: dict[str, _Followed] = {}
     try:
         while True:
@@ -107,7 +109,8 @@ def follow_dump(
                 if producer not in followed:
                     followed[producer] = _Followed(dump, producer)
                 for window in followed[producer].poll():
-                    yield number(_table(dump, window, options, analysis))
+                    yield (table := numbered(_table(dump, window, options, analysis), row))
+                    row += table.num_rows
             if not alive:
                 return
             pause(_POLL_SECONDS)
@@ -131,39 +134,17 @@ class _Followed:
                 held = set(np.unique(stamped.batch.column("window").to_numpy()).tolist())
                 self._draws.append((held, stamped.batch))
             elif stamped.table is Table.WINDOWS:
-                for row in stamped.batch.to_pylist():
-                    batches = [batch for held, batch in self._draws if row["window"] in held]
-                    yield assemble(self._dump.info, self._producer, row, batches)
+                for closed in ClosedWindow.of(self._dump.info.run, self._producer, stamped.batch):
+                    batches = [batch for held, batch in self._draws if closed.window in held]
+                    yield assemble(self._dump.info, closed, batches)
                     for held, _ in self._draws:
-                        held.discard(row["window"])
+                        held.discard(closed.window)
                     self._draws = [entry for entry in self._draws if entry[0]]
-
-
-def _overlap(steps: Steps | None, begin: int, end: int) -> bool:
-    first, last = steps or (None, None)
-    return (first is None or end >= first) and (last is None or begin <= last)
-
-
-class _Numbering:
-    """Numbers rows from 1."""
-
-    def __init__(self) -> None:
-        self._next = 1
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        first, self._next = self._next, self._next + table.num_rows
-        return table.set_column(0, table.schema.field(0), pa.array(range(first, self._next), pa.int64()))
 
 
 def _table(dump: Dump, window: Window, options: AnalysisOptions, analysis: Analysis) -> pa.Table:
     now = datetime.now(UTC)
     try:
-        return tail_table([analysis(window, options)], analysed_at=now)
+        return tail_table(analysis(window, options), analysed_at=now)
     except Exception as error:  # whatever a window holds: rows that say so, and the next window
-        closing = {name: getattr(window, name) for name in _CLOSING} | {"window": window.id, "non_finite": 0}
-        reason = f"the analysis failed: {type(error).__name__}: {error}"
-        reference = options.contrast
-        return failed_table(dump.info, window.producer, closing, reason, reference=reference, analysed_at=now)
-
-
-_CLOSING = ("kind", "first_step", "last_step", "first_theta", "last_theta", "recorded", "dropped")
+        return failed_table(dump.info, window.closed, error, options=options, analysed_at=now)

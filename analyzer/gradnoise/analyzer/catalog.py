@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from gradnoise.analyzer.tables import numbered
 from gradnoise.wire.results import TAIL_SCHEMA
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ def _to_sql(field: pa.Field, value: Any) -> Any:
     if pa.types.is_timestamp(field.type):
         return (value - _EPOCH) // _MICROSECOND
     return value
+
+
+def _sql_rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    columns = ([_to_sql(field, value) for value in table.column(field.name).to_pylist()] for field in TAIL_SCHEMA)
+    return zip(*columns, strict=True)
 
 
 def _from_sql(field: pa.Field, values: Iterable[Any]) -> pa.Array:
@@ -104,23 +110,16 @@ class Catalog:
         return self._last_row
 
     def store(self, table: pa.Table) -> None:
-        """Store one window's rows (of ``TAIL_SCHEMA``, their ``row`` is assigned here), replacing earlier ones."""
-        columns = [table.column(field.name).to_pylist() for field in TAIL_SCHEMA]
-        rows = [
-            [_to_sql(field, value) for field, value in zip(TAIL_SCHEMA, row, strict=True)]
-            for row in zip(*columns, strict=True)
-        ]
-        run, producer, window = (columns[_COLUMNS.index(name)][0] for name in ("run", "producer", "window"))
+        """Store one window's rows (of ``TAIL_SCHEMA``, numbered here), replacing earlier ones."""
+        run, producer, window = (table.column(name)[0].as_py() for name in ("run", "producer", "window"))
         with self._write, self._transaction() as connection:
             (first,) = connection.execute("SELECT next_row FROM counter").fetchone()
-            for number, row in enumerate(rows, first):
-                row[_COLUMNS.index("row")] = number
             self._forget(connection, run, producer, window)
-            connection.executemany(_INSERT, rows)
+            connection.executemany(_INSERT, _sql_rows(numbered(table, first)))
             connection.execute("INSERT INTO windows VALUES (?, ?, ?)", (run, producer, window))
-            connection.execute("UPDATE counter SET next_row = ?", (first + len(rows),))
+            connection.execute("UPDATE counter SET next_row = ?", (first + table.num_rows,))
         with self._changed:
-            self._last_row = first + len(rows) - 1
+            self._last_row = first + table.num_rows - 1
             self._changed.notify_all()
 
     def analysed(self) -> set[tuple[str, str, int]]:

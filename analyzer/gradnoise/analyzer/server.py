@@ -20,7 +20,7 @@ from gradnoise.analyzer.catalog import Catalog
 from gradnoise.analyzer.errors import AnalyzerError
 from gradnoise.analyzer.handlers import Service
 from gradnoise.analyzer.store import Store
-from gradnoise.analyzer.windows import GroupDraws, Window
+from gradnoise.analyzer.windows import ClosedWindow, GroupDraws, Window
 from gradnoise.v1 import analysis_pb2_grpc, ingest_pb2_grpc
 
 if TYPE_CHECKING:
@@ -149,7 +149,11 @@ def warm() -> None:
     values = rng.standard_normal((64, 32)).astype(np.float32)
     draws = np.arange(64)
     group = GroupDraws("warm", 32, values, np.zeros(64, np.int64), draws.astype(np.int32))
-    analyse(Window("warm", "", 0, "probe", 0, 0, 0, 0, 64, 64, 0, 0, (group,)))
+    closed = ClosedWindow(
+        run="warm", producer="", window=0, kind="probe", first_step=0, last_step=0, first_theta=0, last_theta=0,
+        declared=64, recorded=64, rows=64, non_finite=0, dropped=0,
+    )  # fmt: skip
+    analyse(Window(closed, missing=0, groups=(group,)))
     fit_vector(rng.standard_normal(64), location=True)
 
 

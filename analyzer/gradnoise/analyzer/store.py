@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from gradnoise.analyzer._ingest import ClosedWindow
-
 __all__ = ["RunSummary", "Store"]
 
 _log = logging.getLogger(__name__)
@@ -223,12 +221,12 @@ class Store:
 
     def _summary(self, run: _Run) -> RunSummary:
         logs = list(run.producers.values())
-        closed: list[ClosedWindow] = [window for log in logs for window in log.closed()]
+        closed = [window for log in logs for window in log.closed()]
         return RunSummary(
             info=run.info,
             producers=len(logs),
             windows=len(closed),
-            draws=sum(window.row["recorded"] for window in closed),
+            draws=sum(window.recorded for window in closed),
             bytes=sum(log.bytes for log in logs),
             problems=sum(len(log.problems) for log in logs),
         )

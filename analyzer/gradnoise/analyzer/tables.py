@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from gradnoise.analyzer.analysis import RowStatus
+from gradnoise.analyzer.stats import Verdict
 from gradnoise.wire.results import FIT_SCHEMA, FORMS, MODEL_GROUP, RUNS_SCHEMA, TAIL_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from gradnoise.analyzer.analysis import FitReport, WindowReport
+    from gradnoise.analyzer.analysis import AnalysisOptions, FitReport, WindowReport
     from gradnoise.analyzer.store import RunSummary
+    from gradnoise.analyzer.windows import ClosedWindow
     from gradnoise.wire import RunInfo
 
-__all__ = ["failed_table", "fit_table", "from_ipc", "runs_table", "tail_table", "to_ipc"]
+__all__ = ["failed_table", "fit_table", "numbered", "runs_table", "tail_table"]
 
 
 def _column(field: pa.Field, values: Sequence[Any]) -> pa.Array:
@@ -32,49 +35,63 @@ def _table(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_arrays([_column(field, [row[field.name] for row in rows]) for field in schema], schema=schema)
 
 
-def tail_table(reports: Iterable[WindowReport], *, analysed_at: datetime, first_row: int = 1) -> pa.Table:
-    """Return reports as a table of ``TAIL_SCHEMA``, rows numbered from ``first_row``."""
+def numbered(table: pa.Table, first_row: int) -> pa.Table:
+    """Return a table of ``TAIL_SCHEMA`` with its rows numbered from ``first_row``."""
+    numbers = pa.array(range(first_row, first_row + table.num_rows), pa.int64())
+    return table.set_column(TAIL_SCHEMA.get_field_index("row"), TAIL_SCHEMA.field("row"), numbers)
+
+
+def tail_table(report: WindowReport, *, analysed_at: datetime) -> pa.Table:
+    """Return a report as a table of ``TAIL_SCHEMA``; whoever keeps or prints it numbers its rows (:func:`numbered`)."""
     rows = [
         {
             **{field.name: getattr(row, field.name) for field in dataclasses.fields(row)},
+            "row": 0,
             "warnings": list(row.warnings),
             "run": report.run,
             "producer": report.producer,
             "plan": str(report.plan),
             "analysed_at": analysed_at,
         }
-        for report in reports
         for row in report.rows
     ]
-    return _table(TAIL_SCHEMA, [{**row, "row": number} for number, row in enumerate(rows, first_row)])
+    return _table(TAIL_SCHEMA, rows)
 
 
 def failed_table(
-    info: RunInfo, producer: str, closing: Mapping[str, Any], reason: str, *, reference: str, analysed_at: datetime
+    info: RunInfo, closed: ClosedWindow, error: Exception, *, options: AnalysisOptions, analysed_at: datetime
 ) -> pa.Table:
-    """Return the rows of a window whose analysis failed: every group and the model in every form, with the reason."""
+    """Return the rows of a window whose analysis failed: every group and the model in every form, with the reason.
+
+    Args:
+        info: the run.
+        closed: the window.
+        error: why there is no result.
+        options: what was asked for.
+        analysed_at: when it failed.
+    """
     groups = [(group.name, group.size, len(group.indices)) for group in info.groups]
     groups.append((MODEL_GROUP, sum(size for _, size, _ in groups), sum(width for *_, width in groups)))
     common: dict[str, Any] = {field.name: None for field in TAIL_SCHEMA} | {
         "row": 0,
-        "run": info.run,
-        "producer": producer,
-        "window": closing["window"],
-        "kind": closing["kind"],
-        "first_step": closing["first_step"],
-        "last_step": closing["last_step"],
-        "thetas": closing["last_theta"] - closing["first_theta"] + 1,
-        "reference": reference,
-        "draws": closing["recorded"],
+        "run": closed.run,
+        "producer": closed.producer,
+        "window": closed.window,
+        "kind": closed.kind,
+        "first_step": closed.first_step,
+        "last_step": closed.last_step,
+        "thetas": closed.last_theta - closed.first_theta + 1,
+        "reference": options.contrast,
+        "draws": closed.recorded,
         "tested": 0,
-        "verdict": "undecided",
-        "status": "failed",
-        "reason": reason,
+        "verdict": Verdict.UNDECIDED,
+        "status": RowStatus.FAILED,
+        "reason": f"the analysis failed: {type(error).__name__}: {error}",
         "zeros": math.nan,
-        "non_finite": closing["non_finite"],
-        "dropped": closing["dropped"],
+        "non_finite": closed.non_finite,
+        "dropped": closed.dropped,
         "warnings": [],
-        "plan": "live",
+        "plan": options.plan,
         "analysed_at": analysed_at,
     }
     rows = [
@@ -116,17 +133,3 @@ def runs_table(summaries: Iterable[RunSummary], analysed: Mapping[str, int]) -> 
         for summary in summaries
     ]
     return _table(RUNS_SCHEMA, rows)
-
-
-def to_ipc(table: pa.Table) -> bytes:
-    """Return a table as one Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
-
-
-def from_ipc(data: bytes) -> pa.Table:
-    """Read back what :func:`to_ipc` wrote."""
-    with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
-        return reader.read_all()

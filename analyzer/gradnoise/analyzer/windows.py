@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,14 +10,44 @@ import numpy as np
 from gradnoise.wire import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     import pyarrow as pa
     from numpy.typing import NDArray
 
     from gradnoise.wire import Dump, RunInfo
 
-__all__ = ["GroupDraws", "Window", "assemble", "read_windows"]
+__all__ = ["ClosedWindow", "GroupDraws", "Window", "assemble", "read_windows"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedWindow:
+    """A window that its producer has finished: where it comes from, and its row of the ``windows`` table.
+
+    The fields behind ``producer`` are that table's columns; :func:`gradnoise.wire.schema` documents them.
+    """
+
+    run: str
+    producer: str
+    window: int
+    kind: str
+    first_step: int
+    last_step: int
+    first_theta: int
+    last_theta: int
+    declared: int
+    recorded: int
+    rows: int
+    non_finite: int
+    dropped: int
+
+    @classmethod
+    def of(cls, run: str, producer: str, batch: pa.RecordBatch) -> list[ClosedWindow]:
+        """Return the windows that a batch of the ``windows`` table closes."""
+        return [cls(run, producer, **{name: row[name] for name in _COLUMNS}) for row in batch.to_pylist()]
+
+
+_COLUMNS = tuple(field.name for field in fields(ClosedWindow) if field.name not in ("run", "producer"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +71,15 @@ class GroupDraws:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One closed window of one producer, whole-model.
+    """One closed window of one producer, whole-model, with its draws.
 
     Attributes:
-        run, producer, id: where it comes from.
-        kind: burst, probe or microbatch.
-        first_step, last_step, first_theta, last_theta: what it spans.
-        declared, recorded: draws planned, and draws the producer wrote.
-        dropped: draws the producer lost to a full queue.
-        missing: share-free count of rows (draws x groups) that the producer wrote and the store does not hold.
+        closed: what its producer says of it.
+        missing: rows of ``draws`` (one a draw and group) that the producer wrote and the dump read here does not hold.
         groups: the draws, in the run's group order; a group without any draw has 0 rows.
     """
 
-    run: str
-    producer: str
-    id: int
-    kind: str
-    first_step: int
-    last_step: int
-    first_theta: int
-    last_theta: int
-    declared: int
-    recorded: int
-    dropped: int
+    closed: ClosedWindow
     missing: int
     groups: tuple[GroupDraws, ...]
 
@@ -93,7 +109,7 @@ class _Builder:
             self._parts.setdefault(names[code], []).append((matrix, theta[rows], draw[rows]))
             self.rows += len(rows)
 
-    def build(self, producer: str, closing: Mapping[str, Any]) -> Window:
+    def build(self, closed: ClosedWindow) -> Window:
         groups = []
         for group in self._info.groups:
             parts = self._parts.get(group.name)
@@ -105,33 +121,23 @@ class _Builder:
             if np.any(order[1:] < order[:-1]):
                 matrix, theta, draw = matrix[order], theta[order], draw[order]
             groups.append(GroupDraws(group.name, group.size, matrix, theta, draw))
-        fields = ("first_step", "last_step", "first_theta", "last_theta", "declared", "recorded", "dropped")
-        return Window(
-            run=self._info.run,
-            producer=producer,
-            id=int(closing["window"]),
-            kind=str(closing["kind"]),
-            missing=int(closing["rows"]) - self.rows,
-            groups=tuple(groups),
-            **{name: int(closing[name]) for name in fields},
-        )
+        return Window(closed, missing=closed.rows - self.rows, groups=tuple(groups))
 
 
-def assemble(info: RunInfo, producer: str, closing: Mapping[str, Any], batches: Iterable[pa.RecordBatch]) -> Window:
+def assemble(info: RunInfo, closed: ClosedWindow, batches: Iterable[pa.RecordBatch]) -> Window:
     """Build one window from its row of the ``windows`` table and the ``draws`` batches that hold it.
 
     Args:
         info: the run.
-        producer: the producer of both.
-        closing: the window's row, by column name.
+        closed: the window.
         batches: batches of the ``draws`` table, in sequence; rows of other windows are passed over.
     """
     builder = _Builder(info)
     for batch in batches:
-        selected = batch.column("window").to_numpy() == closing["window"]
+        selected = batch.column("window").to_numpy() == closed.window
         if selected.any():
             builder.add(batch, selected)
-    return builder.build(producer, closing)
+    return builder.build(closed)
 
 
 def read_windows(dump: Dump, producer: str | None = None) -> Iterator[Window]:
@@ -146,9 +152,9 @@ def read_windows(dump: Dump, producer: str | None = None) -> Iterator[Window]:
     """
     for name in [producer] if producer is not None else dump.producers():
         closing = {
-            int(row["window"]): row
+            closed.window: closed
             for stamped in dump.batches(Table.WINDOWS, name)
-            for row in stamped.batch.to_pylist()
+            for closed in ClosedWindow.of(dump.info.run, name, stamped.batch)
         }
         builders: dict[int, _Builder] = {}
         for stamped in dump.batches(Table.DRAWS, name):
@@ -158,7 +164,7 @@ def read_windows(dump: Dump, producer: str | None = None) -> Iterator[Window]:
                     continue  # never closed: the job ended within it
                 builder = builders.setdefault(number, _Builder(dump.info))
                 builder.add(stamped.batch, window == number)
-                if builder.rows >= closing[number]["rows"]:
-                    yield builders.pop(number).build(name, closing.pop(number))
-        for number, row in closing.items():
-            yield builders.pop(number, _Builder(dump.info)).build(name, row)
+                if builder.rows >= closing[number].rows:
+                    yield builders.pop(number).build(closing.pop(number))
+        for number, closed in closing.items():
+            yield builders.pop(number, _Builder(dump.info)).build(closed)

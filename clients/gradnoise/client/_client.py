@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from gradnoise.client._errors import InvalidInputError, NotFoundError, UnreachableError, raise_typed
 from gradnoise.v1 import analysis_pb2, analysis_pb2_grpc
-from gradnoise.wire.results import TAIL_SCHEMA
+from gradnoise.wire.results import TAIL_SCHEMA, from_ipc
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -189,5 +189,4 @@ class Client:
 
 
 def _table(message: analysis_pb2.ArrowTable) -> pa.Table:
-    with pa.ipc.open_stream(pa.py_buffer(message.ipc_stream)) as reader:
-        return reader.read_all()
+    return from_ipc(message.ipc_stream)

@@ -7,7 +7,20 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-__all__ = ["FIT_SCHEMA", "FORMS", "MODEL_GROUP", "RUNS_SCHEMA", "TAIL_SCHEMA"]
+__all__ = [
+    "FIT_SCHEMA",
+    "FORMS",
+    "MODEL_GROUP",
+    "RUNS_SCHEMA",
+    "TAIL_SCHEMA",
+    "Steps",
+    "from_ipc",
+    "overlaps",
+    "to_ipc",
+]
+
+Steps = tuple[int | None, int | None]
+"""The first and the last step asked for, both included; None leaves an end open."""
 
 MODEL_GROUP = "*"
 """The group name of a whole-model row: every group, weighted by its number of parameters."""
@@ -124,3 +137,23 @@ FIT_SCHEMA = pa.schema(
         _field("warnings", pa.list_(pa.utf8()), "what else the reader must know"),
     ]
 )
+
+
+def overlaps(steps: Steps | None, first: int, last: int) -> bool:
+    """Return whether a window from step ``first`` to ``last`` is among the steps asked for; None asks for all."""
+    begin, end = steps or (None, None)
+    return (begin is None or last >= begin) and (end is None or first <= end)
+
+
+def to_ipc(table: pa.Table) -> bytes:
+    """Return a table as one Arrow IPC stream, as it goes over the network."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def from_ipc(data: bytes) -> pa.Table:
+    """Read back what :func:`to_ipc` wrote."""
+    with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+        return reader.read_all()
