@@ -308,16 +308,72 @@ def test_a_few_gaussian_columns_do_not_claim_certainty() -> None:
 
 
 def test_verdict_rule() -> None:
-    from gradnoise.analyzer.stats import Estimate
+    assert forms.verdict(1.4, 1.6, 1.99, 0.5) is Verdict.NOT_GAUSSIAN
+    assert forms.verdict(1.4, 1.6, 1.99, 0.01) is Verdict.UNDECIDED
+    assert forms.verdict(1.9, 2.0, 1.99, 0.01) is Verdict.GAUSSIAN
+    assert forms.verdict(1.9, 2.0, 1.99, 0.01, partial=True) is Verdict.UNDECIDED
+    assert forms.verdict(1.9, 2.0, 1.99, 0.3) is Verdict.UNDECIDED
+    assert forms.verdict(1.7, 2.0, 1.99, 0.0) is Verdict.UNDECIDED
 
-    def at(low: float, high: float) -> Estimate:
-        return Estimate((low + high) / 2, 0.1, low, high, 10, "")
 
-    assert forms.verdict(at(1.4, 1.6), 1.99, 0.5) is Verdict.NOT_GAUSSIAN
-    assert forms.verdict(at(1.4, 1.6), 1.99, 0.01) is Verdict.UNDECIDED
-    assert forms.verdict(at(1.9, 2.0), 1.99, 0.01) is Verdict.GAUSSIAN
-    assert forms.verdict(at(1.9, 2.0), 1.99, 0.3) is Verdict.UNDECIDED
-    assert forms.verdict(at(1.7, 2.0), 1.99, 0.0) is Verdict.UNDECIDED
+@pytest.mark.parametrize(
+    ("law", "trend"),
+    [("stable", forms.Trend.FLAT), ("t3", forms.Trend.CLIMBING), ("gaussian", forms.Trend.UNCLEAR)],
+)
+def test_sums_are_flat_for_stable_noise_and_climb_for_finite_variance(law: str, trend: forms.Trend) -> None:
+    rng = np.random.default_rng(12)
+    draws = {
+        "stable": lambda: stable.rvs(1.5, 1.0, (512, 128), rng),
+        "t3": lambda: rng.standard_t(3, (512, 128)),
+        "gaussian": lambda: rng.standard_normal((512, 128)),
+    }[law]()
+    for form in (forms.per_parameter, forms.standardized):
+        result = form(contrasts.pair(draws))
+        assert result.sums[1].trend is trend
+        assert forms.combine([result, result], [1.0, 3.0]).sums[1].trend is trend
+    # A spread of scales survives every sum, so across parameters nothing is said.
+    assert forms.across_parameter(contrasts.pair(draws)).sums[1].trend is forms.Trend.UNCLEAR
+
+
+def test_heavy_noise_whose_columns_move_together_is_not_called_gaussian() -> None:
+    called = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        common = stable.rvs(1.7, 1.0, (64, 1), rng)
+        together = 0.9 * common + 0.1 * stable.rvs(1.7, 1.0, (64, 64), rng)
+        called.append(forms.per_parameter(contrasts.pair(together)).verdict)
+    assert Verdict.GAUSSIAN not in called
+
+
+def test_mostly_zero_columns_are_said_and_nothing_is_called_gaussian_from_the_rest() -> None:
+    rng = np.random.default_rng(3)
+    dead = rng.standard_normal((256, 100)) * (rng.random((256, 100)) < 0.02)
+    result = forms.per_parameter(np.hstack([rng.standard_normal((256, 20)), dead]))
+    assert result.columns_used == 20
+    assert result.partial
+    assert result.verdict is Verdict.UNDECIDED
+    assert any("100 of 120 columns could not be fitted" in warning for warning in result.warnings)
+    sparse = rng.standard_normal((256, 100)) * (rng.random((256, 100)) < 0.5)
+    assert forms.per_parameter(sparse).verdict is not Verdict.GAUSSIAN
+    assert forms.per_parameter(rng.standard_normal((256, 100))).verdict is Verdict.GAUSSIAN
+
+
+def test_combined_rows_carry_the_warnings_and_limits_of_their_groups() -> None:
+    rng = np.random.default_rng(4)
+    low = forms.per_parameter(stable.rvs(0.5, 1.0, (200, 30), rng) ** 3)
+    combined = forms.combine([low, forms.per_parameter(rng.standard_normal((200, 30)))], [9.0, 1.0])
+    assert combined.status is Status.AT_BOUNDARY
+    assert any("smallest α" in warning for warning in combined.warnings)
+
+
+def test_sums_of_a_small_part_of_the_weight_do_not_stand_for_the_whole() -> None:
+    rng = np.random.default_rng(5)
+    few = forms.per_parameter(stable.rvs(1.3, 1.0, (100, 30), rng))
+    many = forms.per_parameter(rng.standard_normal((512, 30)))
+    assert few.sums[1].alpha is None
+    sums = forms.combine([few, many], [0.9, 0.1]).sums[1]
+    assert sums.alpha is None
+    assert "10%" in sums.reason
 
 
 def test_units_at_the_smallest_alpha_are_said() -> None:

@@ -8,11 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from gradnoise.analyzer.stats._estimate import InvalidInput, Status
-from gradnoise.analyzer.stats._form_result import SUMS, FormResult, SumResult, verdict
-from gradnoise.analyzer.stats._jackknife import alpha_estimate, scale_estimate
+from gradnoise.analyzer.stats._estimate import InvalidInput
+from gradnoise.analyzer.stats._form_result import (
+    MANY_LOWEST,
+    SUMS,
+    FormResult,
+    SumResult,
+    Trend,
+    lowest_note,
+    status_of,
+    trend,
+    verdict,
+    zeros_note,
+)
+from gradnoise.analyzer.stats._jackknife import alpha_estimate, plain_interval, scale_estimate
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+_MOST_WEIGHT = 0.95
+_MOST_PARTIAL = 0.5
 
 
 def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResult:
@@ -57,25 +71,30 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
     scale_replicates = np.exp(w @ log_scales)
     inverse = float(sum(a / r.alpha.value for a, r in zip(w, chosen, strict=True)))
     n = min(r.rows_used for r in chosen)
-    floor = float(np.sqrt(sum((a * r.floor) ** 2 for a, r in zip(w, chosen, strict=True))))
+    floor = float(sum(a * r.floor for a, r in zip(w, chosen, strict=True)))  # as if all groups moved together
+    lowest = float(sum(a * r.lowest for a, r in zip(w, chosen, strict=True)))
+    partial = float(sum(a for a, r in zip(w, chosen, strict=True) if r.partial)) > _MOST_PARTIAL
     method = "weighted mean of 1/α over groups; jackknife over draws, joint"
     alpha = alpha_estimate(inverse, replicates, floor, n, method)
     null_alpha = 1.0 / float(sum(a / r.null_alpha for a, r in zip(w, chosen, strict=True)))
     share = float(sum(a * r.rejected_share for a, r in zip(w, chosen, strict=True)))
-    warnings: tuple[str, ...] = ()
+    form = chosen[0].form
+    warnings = lowest_note(form, lowest) + zeros_note(zeros)
     if len(good) < len(results):
         missing = [f"{i} ({r.status})" for i, r in enumerate(results) if i not in good]
-        warnings = (f"groups without a value left out: {', '.join(missing)}",)
+        warnings += (f"groups without a value left out: {', '.join(missing)}",)
     scale = float(np.exp(sum(a * np.log(max(r.scale.value, 1e-300)) for a, r in zip(w, chosen, strict=True))))
     return FormResult(
-        form=chosen[0].form,
+        form=form,
         reference=references[0] if len(references) == 1 else "mixed",
         alpha=alpha,
         replicates=replicates,
         floor=floor,
+        lowest=lowest,
+        partial=partial,
         scale=scale_estimate(scale, scale_replicates, n, "weighted geometric mean over groups; jackknife over draws"),
         scale_replicates=scale_replicates,
-        sums=tuple(_combine_sums(chosen, w, i) for i in range(len(SUMS))),
+        sums=tuple(_combine_sums(chosen, w, i, inverse, replicates) for i in range(len(SUMS))),
         null_alpha=null_alpha,
         rejected_share=share,
         tested=sum(r.tested for r in chosen),
@@ -84,31 +103,39 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
         columns=columns,
         columns_used=sum(r.columns_used for r in chosen),
         rows_used=n,
-        verdict=verdict(alpha, null_alpha, share),
-        status=Status.AT_BOUNDARY if alpha.value >= 2.0 - 1e-9 else Status.OK,
+        verdict=verdict(*plain_interval(inverse, replicates, floor), null_alpha, share, partial=partial),
+        status=status_of(alpha, lowest),
         warnings=warnings,
     )
 
 
-def _combine_sums(results: Sequence[FormResult], weights: Floats, index: int) -> SumResult:
+def _combine_sums(
+    results: Sequence[FormResult], weights: Floats, index: int, inverse: float, replicates: Floats
+) -> SumResult:
+    """One reading of sums, where the groups that have one carry nearly all of the weight that α rests on."""
     parts = [(a, r.sums[index]) for a, r in zip(weights, results, strict=True)]
     present = [(a, s, s.alpha) for a, s in parts if s.alpha is not None]
-    if not present:
-        return dataclasses.replace(parts[0][1])
-    total = sum(a for a, _, _ in present)
-    inverse = sum(a / e.value for a, _, e in present) / total
-    replicates = sum(a * s.replicates for a, s, _ in present) / total
+    m = parts[0][1].m
+    total = float(sum(a for a, _, _ in present))
+    if total < _MOST_WEIGHT:
+        reason = parts[0][1].reason if not present else f"only groups with {total:.0%} of the weight have sums of {m}"
+        return SumResult(m, None, float("nan"), 0, reason)
+    sums = float(sum(a / e.value for a, _, e in present)) / total
+    of_sums = np.asarray(sum(a * s.replicates for a, s, _ in present) / total)
+    floor = float(sum(a * s.floor for a, s, _ in present) / total)
     count = min(s.sums for _, s, _ in present)
-    floor = float(np.sqrt(sum((a * s.floor) ** 2 for a, s, _ in present)) / total)
-    m = present[0][1].m
+    null_alpha = float(total / sum(a / s.null_alpha for a, s, _ in present))
+    method = f"weighted mean of 1/α of sums of {m} draws"
     return SumResult(
         m,
-        alpha_estimate(
-            float(inverse), np.asarray(replicates), floor, count, f"weighted mean of 1/α of sums of {m} draws"
-        ),
-        float(total / sum(a / s.null_alpha for a, s, _ in present)),
+        alpha_estimate(sums, of_sums, floor, count, method),
+        null_alpha,
         count,
         "",
-        np.asarray(replicates),
+        of_sums,
         floor,
+        # Across parameters a spread of scales survives every sum.
+        Trend.UNCLEAR
+        if results[0].form == "across_parameter" or any(r.lowest > MANY_LOWEST for r in results)
+        else trend(inverse, replicates, sums, of_sums, null_alpha),
     )

@@ -49,6 +49,13 @@ def alpha_estimate(inverse: float, replicates: Floats, floor: float, n: float, m
     return Estimate(value, value * value * se, min(low, value), max(high, value), n, method)
 
 
+def plain_interval(inverse: float, replicates: Floats, floor: float) -> tuple[float, float]:
+    """95 % interval of the reading 1/``inverse`` itself, not bias-corrected: what a simulated reading of Gaussian
+    noise (``null_alpha``), which has the same bias, can be compared with."""
+    margin = T95 * max(standard_error(replicates), floor)
+    return 1.0 / (inverse + margin), 1.0 / max(inverse - margin, 0.5)
+
+
 def scale_estimate(scale: float, replicates: Floats, n: float, method: str) -> Estimate:
     """A scale with its interval from the replicates, on the logarithmic scale."""
     if not (scale > 0 and (replicates > 0).all()):

@@ -13,7 +13,7 @@ Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 __all__ = ["DRIFT_LIMIT", "row_log_scales", "scale_drift"]
 
 DRIFT_LIMIT = 0.25
-"""Drift above which a per-parameter reading is not of one law: Gaussian noise under it reads about 1.9 or less."""
+"""Drift above which a per-parameter reading is not taken as of one law: Gaussian noise above it reads 1.93 or less."""
 
 BLOCKS = 8
 """Stretches of the window whose mean log scales are compared."""

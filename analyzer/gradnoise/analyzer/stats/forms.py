@@ -18,6 +18,7 @@ and no more than that share rejects; otherwise ``undecided``.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,13 +29,19 @@ from gradnoise.analyzer.stats._estimate import MIN_VALUES, Estimate, Status, Ver
 from gradnoise.analyzer.stats._form_result import (
     FALSE_DISCOVERY_RATE,
     GAUSSIAN_MARGIN,
+    MANY_LOWEST,
     REJECTED_SHARE,
     SUMS,
     FormResult,
     SumResult,
+    Trend,
+    lowest_note,
+    status_of,
+    trend,
     verdict,
+    zeros_note,
 )
-from gradnoise.analyzer.stats._jackknife import GROUPS, alpha_estimate, scale_estimate
+from gradnoise.analyzer.stats._jackknife import GROUPS, alpha_estimate, plain_interval, scale_estimate
 from gradnoise.analyzer.stats._multiple import rejected_share
 from gradnoise.analyzer.stats._reading import (
     Core,
@@ -47,7 +54,6 @@ from gradnoise.analyzer.stats._reading import (
     row_core,
 )
 from gradnoise.analyzer.stats._standard import leave_one_out
-from gradnoise.analyzer.stats._table import ALPHA_MIN
 from gradnoise.analyzer.stats.contrasts import Contrast
 
 __all__ = [
@@ -57,6 +63,7 @@ __all__ = [
     "SUMS",
     "FormResult",
     "SumResult",
+    "Trend",
     "across_parameter",
     "combine",
     "per_parameter",
@@ -72,8 +79,9 @@ MIN_COORDINATES = MIN_VALUES
 """Fewest coordinates for the row forms."""
 MIN_SUMS = 16
 """Fewest sums a sum's α is given for."""
+MOST_ZEROS, LEAST_USED = 0.05, 0.5
+"""Zeros among the fitted values, and fitted share of the columns, beyond which nothing is called Gaussian."""
 _ZERO_SUM = 1e-4  # |Σ u| / Σ |u| of a row: rounding of float32 leaves 1e-6, independent coordinates 1/√J
-_MANY_LOWEST = 0.05
 _MIN_EFFECTIVE = 3.0
 _FEW_EFFECTIVE = 30.0
 
@@ -91,14 +99,23 @@ def per_parameter(noise: Contrast | ArrayLike) -> FormResult:
     core = column_core(given.matrix, given.group, MIN_VALUES)
     if core.failure is not None:
         return _nothing("per_parameter", given, core.failure, f"no column could be fitted; most are {core.failure}")
+    # Columns that move together are worth fewer: without this the least interval would claim them all.
+    used = len(core.p)
+    together = math.sqrt(max(1.0, used / effective_coordinates(given)))
+    core = dataclasses.replace(core, floor=core.floor * together)
+    left_out = given.matrix.shape[1] - used
+    warnings: tuple[str, ...] = ()
+    if left_out:
+        warnings = (f"{left_out} of {left_out + used} columns could not be fitted (most: too few non-zero values)",)
     return _result(
         "per_parameter",
         given,
         core,
         core.null_inverse,
-        len(core.p),
-        _sum_results(given, given.original, "per_parameter"),
+        used,
+        _sum_results(given, given.original, "per_parameter", core, together),
         "1 / mean over columns of 1/α̂ (maximum likelihood); delete-a-group jackknife over draws",
+        warnings,
     )
 
 
@@ -124,7 +141,7 @@ def across_parameter(noise: Contrast | ArrayLike) -> FormResult:
         core,
         core.null_inverse,
         given.matrix.shape[1],
-        _sum_results(given, given.original, "across_parameter"),
+        _sum_results(given, given.original, "across_parameter", core),
         "1 / mean over rows of 1/α̂ (maximum likelihood); delete-a-group jackknife over draws",
         _dependence(given),
     )
@@ -173,7 +190,7 @@ def standardized(noise: Contrast | ArrayLike) -> FormResult:
         core,
         _null.inverse_alpha_standardised(*z.shape),
         int(used.sum()),
-        _sum_results(given, placed, "standardized"),
+        _sum_results(given, placed, "standardized", core),
         "1 / mean over rows of 1/α̂ of values over their column's scale; delete-a-group jackknife over draws",
         warnings,
     )
@@ -188,6 +205,8 @@ def _nothing(form: str, given: Input, status: Status, reason: str) -> FormResult
         alpha=empty,
         replicates=np.full(GROUPS, nan),
         floor=nan,
+        lowest=nan,
+        partial=True,
         scale=empty,
         scale_replicates=np.full(GROUPS, nan),
         sums=tuple(SumResult(m, None, nan, 0, reason) for m in SUMS),
@@ -206,7 +225,7 @@ def _nothing(form: str, given: Input, status: Status, reason: str) -> FormResult
     )
 
 
-def _sum_results(given: Input, source: Matrix, form: str) -> tuple[SumResult, ...]:
+def _sum_results(given: Input, source: Matrix, form: str, single: Core, together: float = 1.0) -> tuple[SumResult, ...]:
     results = []
     for m in SUMS:
         sums, group = block_sums(given, source, m)
@@ -225,10 +244,14 @@ def _sum_results(given: Input, source: Matrix, form: str) -> tuple[SumResult, ..
         null_inverse = core.null_inverse
         if form == "standardized":
             null_inverse = _null.inverse_alpha_standardised(given.matrix.shape[0], source.shape[1])
-        alpha = alpha_estimate(
-            core.inverse, core.replicates, core.floor, count, f"{form} of sums of {m} draws; jackknife over draws"
-        )
-        results.append(SumResult(m, alpha, 1.0 / null_inverse, count, "", core.replicates, core.floor))
+        floor = core.floor * together
+        method = f"{form} of sums of {m} draws; jackknife over draws"
+        alpha = alpha_estimate(core.inverse, core.replicates, floor, count, method)
+        null_alpha = 1.0 / null_inverse
+        goes = Trend.UNCLEAR
+        if form != "across_parameter" and max(single.lowest, core.lowest) <= MANY_LOWEST:
+            goes = trend(single.inverse, single.replicates, core.inverse, core.replicates, null_alpha)
+        results.append(SumResult(m, alpha, null_alpha, count, "", core.replicates, floor, goes))
     return tuple(results)
 
 
@@ -238,20 +261,18 @@ def _result(form: str, given: Input, core: Core, null_inverse: float, columns_us
     alpha = alpha_estimate(core.inverse, core.replicates, core.floor, n, method)
     null_alpha = 1.0 / null_inverse
     share = rejected_share(core.p, FALSE_DISCOVERY_RATE)
-    if given.zeros > 0:
-        warnings += (f"{given.zeros:.3g} of the values are exactly 0; the laws are fitted to the others",)
-    if core.lowest > _MANY_LOWEST:
-        units = "columns" if form == "per_parameter" else "rows"
-        warnings += (
-            f"{core.lowest:.0%} of the {units} read {ALPHA_MIN}, the smallest α that is fitted: α may be smaller",
-        )
-    at_boundary = alpha.value >= 2.0 - 1e-9 or core.lowest > 0.5
+    warnings += zeros_note(given.zeros) + lowest_note(form, core.lowest)
+    width = n if form == "per_parameter" else columns_used
+    zeros_fitted = 1.0 - float(core.n.sum()) / (width * len(core.n))
+    partial = zeros_fitted > MOST_ZEROS or columns_used < LEAST_USED * given.original.shape[1]
     return FormResult(
         form=form,
         reference=given.reference,
         alpha=alpha,
         replicates=core.replicates,
         floor=core.floor,
+        lowest=core.lowest,
+        partial=partial,
         scale=scale_estimate(core.scale, core.scale_replicates, n, "median; interval by jackknife over draws"),
         scale_replicates=core.scale_replicates,
         sums=sums,
@@ -263,8 +284,8 @@ def _result(form: str, given: Input, core: Core, null_inverse: float, columns_us
         columns=given.original.shape[1],
         columns_used=columns_used,
         rows_used=n,
-        verdict=verdict(alpha, null_alpha, share),
-        status=Status.AT_BOUNDARY if at_boundary else Status.OK,
+        verdict=verdict(*plain_interval(core.inverse, core.replicates, core.floor), null_alpha, share, partial=partial),
+        status=status_of(alpha, core.lowest),
         warnings=given.warnings + warnings,
     )
 
