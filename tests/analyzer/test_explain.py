@@ -20,33 +20,44 @@ def row(form: str, alpha: float | None, verdict: str = "not_gaussian", **other: 
         "null_alpha": 1.99,
         "alpha_sum16": None,
         "null_alpha_sum16": 1.96,
+        "sums": "unclear",
+        "status": "ok",
         "reason": "",
     } | other
 
 
 @pytest.mark.parametrize(
-    ("of16", "says"),
-    [(1.90, "finite variance"), (1.32, "as a stable law would"), (1.55, "part of the way")],
+    ("sums", "says"),
+    [
+        ("climbing", "noise of finite variance"),
+        ("flat", "as those of a stable law would"),
+        ("unclear", "both possible"),
+    ],
 )
-def test_sums_are_read_against_what_gaussian_noise_reads_there(of16: float, says: str) -> None:
-    text = explain_run("sgd", [row("per_parameter", 1.3, alpha_sum16=of16)])
+def test_sums_say_what_their_interval_says(sums: str, says: str) -> None:
+    text = explain_run("sgd", [row("per_parameter", 1.3, alpha_sum16=1.6, sums=sums)])
     assert "α = 1.30 [1.25, 1.35]: not Gaussian." in text
-    assert f"Sums of 16 draws read {of16:.2f} (Gaussian noise there: 1.96)" in text
+    assert f"Sums of 16 draws read 1.60 (Gaussian noise there: 1.96): {'they' if sums != 'unclear' else 'a'}" in text
     assert says in text
+    censored = row("per_parameter", 0.5, alpha_sum16=0.5, sums=sums, status="at_boundary")
+    assert "Sums" not in explain_run("sgd", [censored])
 
 
 def test_gaussian_noise_needs_no_sums() -> None:
     text = explain_run("adam", [row("per_parameter", 1.98, "gaussian", alpha_sum16=1.95)])
-    assert "no different from Gaussian noise" in text
+    assert "close to Gaussian noise." in text
     assert "Sums" not in text
+    below = row("per_parameter", 1.93, "gaussian", alpha_sum16=1.95)
+    assert "close to Gaussian noise, though measurably below it." in explain_run("adam", [below])
 
 
-@pytest.mark.parametrize(("standard", "says"), [(1.9, "91% of the distance"), (1.1, "explains little")])
-def test_the_spread_of_scales(standard: float, says: str) -> None:
-    rows = [row("per_parameter", 1.5), row("across_parameter", 1.0), row("standardized", standard)]
+def test_the_spread_of_scales_is_told_of_the_same_groups_only() -> None:
+    rows = [row("per_parameter", 1.5), row("across_parameter", 1.0), row("standardized", 1.9)]
     text = explain_run("sgd", rows)
-    assert f"read 1.00, with every parameter on its own scale {standard:.2f}" in text
-    assert says in text
+    assert "read 1.00, and 1.90 with every parameter on its own scale: 91% of the way to Gaussian." in text
+    assert "Across" not in explain_run("sgd", [*rows, row("across_parameter", 1.0, group="w")])
+    gaussian = [row("per_parameter", 1.98, "gaussian"), row("across_parameter", 1.98, "gaussian"), rows[2]]
+    assert "Across" not in explain_run("sgd", gaussian)
 
 
 def test_a_run_without_a_value_says_why() -> None:

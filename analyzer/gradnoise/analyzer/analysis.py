@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradnoise.analyzer.stats import Status, Verdict, compare, contrasts, drift, forms
+from gradnoise.analyzer.stats import Estimate, Status, Verdict, compare, contrasts, drift, forms
 from gradnoise.wire.results import FORMS, MODEL_GROUP
 
 if TYPE_CHECKING:
@@ -93,9 +93,14 @@ class TailRow:
     alpha_high: float
     null_alpha: float
     alpha_sum4: float
+    alpha_sum4_low: float
+    alpha_sum4_high: float
     null_alpha_sum4: float
     alpha_sum16: float
+    alpha_sum16_low: float
+    alpha_sum16_high: float
     null_alpha_sum16: float
+    sums: str
     scale: float
     scale_se: float
     rejected_share: float
@@ -151,6 +156,8 @@ class FitReport:
 
 
 _PER_PARAMETER, _ACROSS_PARAMETER, _STANDARDIZED = FORMS
+_NO_ESTIMATE = Estimate(math.nan, math.nan, math.nan, math.nan, 0, "none")
+
 _FORMS: dict[str, Callable[..., forms.FormResult]] = {
     _PER_PARAMETER: forms.per_parameter,
     _ACROSS_PARAMETER: forms.across_parameter,
@@ -234,7 +241,7 @@ def _contrast(kind: Contrast, draws: NDArray[np.float32], theta: NDArray[np.int6
 
 def _row(base: TailRow, result: forms.FormResult) -> TailRow:
     sums = {reading.m: reading for reading in result.sums}
-    of4, of16 = (sums[4].alpha, sums[16].alpha)
+    of4, of16 = (sums[m].alpha or _NO_ESTIMATE for m in (4, 16))
     notes = [f"sums of {reading.m}: {reading.reason}" for reading in result.sums if reading.reason]
     return replace(
         base,
@@ -252,10 +259,15 @@ def _row(base: TailRow, result: forms.FormResult) -> TailRow:
         status=result.status,
         reason=result.reason,
         zeros=result.zeros,
-        alpha_sum4=math.nan if of4 is None else of4.value,
+        alpha_sum4=of4.value,
+        alpha_sum4_low=of4.low,
+        alpha_sum4_high=of4.high,
         null_alpha_sum4=sums[4].null_alpha,
-        alpha_sum16=math.nan if of16 is None else of16.value,
+        alpha_sum16=of16.value,
+        alpha_sum16_low=of16.low,
+        alpha_sum16_high=of16.high,
         null_alpha_sum16=sums[16].null_alpha,
+        sums=sums[16].trend.value,
         warnings=(*base.warnings, *result.warnings, *notes),
     )
 
@@ -369,6 +381,7 @@ def _blank(
         "verdict": Verdict.UNDECIDED,
         "status": Status.OK,
         "reason": "",
+        "sums": forms.Trend.UNCLEAR.value,
         "non_finite": non_finite,
         "dropped": closed.dropped + lost,
         "warnings": () if window.missing <= 0 else (gap,),

@@ -15,11 +15,15 @@ __all__ = ["compare_runs", "explain_run"]
 Row = dict[str, Any]
 
 _SAYS = {
-    "gaussian": "no different from Gaussian noise",
+    "gaussian": "close to Gaussian noise",
     "not_gaussian": "not Gaussian",
     "undecided": "neither clearly Gaussian nor clearly not",
 }
-_MOST, _LITTLE = 0.5, 0.2
+_GOES = {
+    "climbing": "they climb, as those of noise of finite variance do and of a stable law do not",
+    "flat": "they stay, as those of a stable law would",
+    "unclear": "a stable law and finite variance are both possible",
+}
 
 
 def explain_run(run: str, rows: Sequence[Row]) -> str:
@@ -34,11 +38,17 @@ def explain_run(run: str, rows: Sequence[Row]) -> str:
     if per is None or not _has(per["alpha"]):
         reason = "there is no per-parameter row" if per is None else per["reason"]
         return f"- {run}: no per-parameter value for the whole model: {reason}."
-    parts = [f"- {run}: per parameter the noise reads α = {_interval(per)}: {_SAYS[per['verdict']]}."]
-    if per["verdict"] != "gaussian" and _has(per["alpha_sum16"]):
-        parts.append(_sums(per))
-    if across and standard and _has(across["alpha"]) and _has(standard["alpha"]):
-        parts.append(_spread(across, standard))
+    says = _SAYS[per["verdict"]]
+    if per["verdict"] == "gaussian" and per["alpha_high"] < per["null_alpha"]:
+        says += ", though measurably below it"
+    parts = [f"- {run}: per parameter the noise reads α = {_interval(per)}: {says}."]
+    if per["verdict"] == "not_gaussian" and per["status"] == "ok" and _has(per["alpha_sum16"]):
+        parts.append(
+            f"Sums of 16 draws read {per['alpha_sum16']:.2f} (Gaussian noise there: {per['null_alpha_sum16']:.2f}): "
+            f"{_GOES[per['sums']]}."
+        )
+    if across and standard and _covered(rows, "across_parameter") == _covered(rows, "standardized"):
+        parts += _spread(across, standard)
     return " ".join(parts)
 
 
@@ -64,27 +74,23 @@ def compare_runs(tables: Mapping[str, Sequence[Row]]) -> str:
     return f"{line}. The intervals of the lowest and the highest overlap: no order can be told."
 
 
-def _sums(row: Row) -> str:
-    """Say what sums of 16 draws read for a law that is not Gaussian: flat for a stable one, else climbing."""
-    alpha, of16, gaussian = row["alpha"], row["alpha_sum16"], row["null_alpha_sum16"]
-    climbed = (of16 - alpha) / (gaussian - alpha) if gaussian > alpha else math.nan
-    reading = f"Sums of 16 draws read {of16:.2f} (Gaussian noise there: {gaussian:.2f})"
-    if climbed >= _MOST:
-        return f"{reading}, most of the way there, as noise of finite variance does and a stable law does not."
-    if climbed <= _LITTLE:
-        return f"{reading}, about where single draws are, as a stable law would."
-    return f"{reading}, part of the way there: neither flat, as a stable law would be, nor settled."
+def _spread(across: Row, standard: Row) -> list[str]:
+    """Say how far the across-parameter reading moves when every parameter is on its own scale."""
+    if across["verdict"] == "gaussian" or not (_has(across["alpha"]) and _has(standard["alpha"])):
+        return []
+    low, own, gaussian = across["alpha"], standard["alpha"], standard["null_alpha"]
+    if gaussian <= low:
+        return []
+    share = min(max((own - low) / (gaussian - low), 0.0), 1.0)
+    return [
+        f"Across parameters the same draws read {low:.2f}, and {own:.2f} with every parameter on its own scale: "
+        f"{share:.0%} of the way to Gaussian."
+    ]
 
 
-def _spread(across: Row, standard: Row) -> str:
-    """Say how much of the across-parameter reading goes when every parameter is on its own scale."""
-    low, gaussian = across["alpha"], across["null_alpha"]
-    text = f"Across parameters the same draws read {low:.2f}, with every parameter on its own scale "
-    text += f"{standard['alpha']:.2f}"
-    share = (standard["alpha"] - low) / (gaussian - low) if gaussian > low else 0.0
-    if share < _LITTLE:
-        return f"{text}: here the spread of scales explains little of it."
-    return f"{text}: {min(share, 1.0):.0%} of the distance to Gaussian is only a spread of scales."
+def _covered(rows: Sequence[Row], form: str) -> set[str]:
+    """Return the groups that have a value in a form: whole-model rows of other groups cannot be compared."""
+    return {row["group"] for row in rows if row["form"] == form and row["group"] != MODEL_GROUP and _has(row["alpha"])}
 
 
 def _has(value: float | None) -> bool:

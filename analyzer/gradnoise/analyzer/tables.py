@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from gradnoise.analyzer.analysis import RowStatus
 from gradnoise.analyzer.stats import Verdict
+from gradnoise.analyzer.stats.forms import Trend
 from gradnoise.wire.results import FIT_SCHEMA, FORMS, MODEL_GROUP, RUNS_SCHEMA, TAIL_SCHEMA
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def failed_table(
         "thetas": closed.last_theta - closed.first_theta + 1,
         "reference": options.contrast,
         "draws": closed.recorded,
+        "sums": Trend.UNCLEAR,
         "tested": 0,
         "verdict": Verdict.UNDECIDED,
         "status": RowStatus.FAILED,
