@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from gradnoise.collector._recorder import Recorder, State
-from gradnoise.collector._records import Draw, DrawsAt, WindowEnd, WindowKind, window_id
-from gradnoise.wire import Dump, DumpWriter, Group, RunInfo, Table
+from gradnoise.collector._records import Draw, DrawsAt, WindowEnd, window_id
+from gradnoise.wire import Dump, DumpWriter, Group, RunInfo, Table, WindowKind
 
 from .loops import counted, messages, rows
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gradnoise.collector._records import DrawsAt, WindowEnd, WindowKind, window_id
+from gradnoise.collector._records import DrawsAt, WindowEnd, window_id
 from gradnoise.collector._torch_state import preserved, preserved_random
+from gradnoise.wire import WindowKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Draw", "DrawsAt", "Event", "Number", "StepRow", "WindowEnd", "WindowKind", "window_id"]
+if TYPE_CHECKING:
+    from gradnoise.wire import WindowKind
+
+__all__ = ["Draw", "DrawsAt", "Event", "Number", "StepRow", "WindowEnd", "window_id"]
 
 # A number, or a function that waits for it: called on the writer's thread, never on the training thread.
 Number = float | Callable[[], float]
 Values = Callable[[], NDArray[np.float32]]
-
-
-class WindowKind(StrEnum):
-    """How the draws of a window came about."""
-
-    BURST = "burst"
-    PROBE = "probe"
-    MICROBATCH = "microbatch"
 
 
 def window_id(first_step: int, *, probe: bool) -> int:

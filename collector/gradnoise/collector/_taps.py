@@ -21,8 +21,8 @@ from gradnoise.collector._gather import Gatherer, UnsupportedGradientError, to_h
 from gradnoise.collector._hooks import LeafHooks
 from gradnoise.collector._probe import ProbeError, run_probe
 from gradnoise.collector._recorder import AMBIGUOUS
-from gradnoise.collector._records import Draw, DrawsAt, StepRow, WindowEnd, WindowKind, window_id
-from gradnoise.wire import Group
+from gradnoise.collector._records import Draw, DrawsAt, StepRow, WindowEnd, window_id
+from gradnoise.wire import Group, WindowKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,7 +16,7 @@ from gradnoise.wire._errors import (
 from gradnoise.wire._reader import Dump, Problem, ProblemKind
 from gradnoise.wire._recovery import Recovery, recover
 from gradnoise.wire._run import Group, RunInfo, check_run_id
-from gradnoise.wire._schemas import GROUP_TYPE, SCHEMA_VERSION, SUPPORTED_VERSIONS, Table, schema
+from gradnoise.wire._schemas import GROUP_TYPE, SCHEMA_VERSION, SUPPORTED_VERSIONS, Table, WindowKind, schema
 from gradnoise.wire._segment import Place, Segment
 from gradnoise.wire._stamp import Stamped, pack, unpack
 from gradnoise.wire._tailer import Tailer
@@ -44,6 +44,7 @@ __all__ = [
     "TableLog",
     "Tailer",
     "UnknownSchemaVersionError",
+    "WindowKind",
     "WireError",
     "check_run_id",
     "create_dump",

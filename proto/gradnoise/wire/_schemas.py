@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-__all__ = ["GROUP_TYPE", "SCHEMA_VERSION", "SUPPORTED_VERSIONS", "Table", "schema"]
+__all__ = ["GROUP_TYPE", "SCHEMA_VERSION", "SUPPORTED_VERSIONS", "Table", "WindowKind", "schema"]
 
 SCHEMA_VERSION = 1
 SUPPORTED_VERSIONS = frozenset({1})
@@ -24,6 +24,18 @@ class Table(StrEnum):
     STEPS = "steps"
     EVENTS = "events"
     WINDOWS = "windows"
+
+
+class WindowKind(StrEnum):
+    """How the draws of a window came about, as the column ``kind`` of the table ``windows`` says it.
+
+    ``BURST``: one draw a theta, over consecutive steps of the training. ``PROBE``: extra minibatches at one frozen
+    theta. ``MICROBATCH``: the draws of a training that accumulates gradients, several at each theta.
+    """
+
+    BURST = "burst"
+    PROBE = "probe"
+    MICROBATCH = "microbatch"
 
 
 # 16-bit codes into the run's group names: two bytes a row instead of a repeated name.
