@@ -23,10 +23,13 @@ from gradnoise.wire import (
     Table,
     Tailer,
     UnknownSchemaVersionError,
+    WindowKind,
     WireError,
     producer_is_alive,
     recover,
+    schema,
 )
+from gradnoise.wire._segment import SegmentWriter
 
 from .dumps import INFO, draws_batch, windows_batch
 
@@ -301,6 +304,51 @@ def test_appending_after_close_is_an_error_and_closing_twice_is_not(tmp_path: Pa
     writer.close()
     with pytest.raises(WireError, match="closed"):
         writer.append(Table.DRAWS, draws_batch([1]))
+
+
+@pytest.mark.parametrize("error", [OSError(5, "EIO"), pa.ArrowInvalid("odd"), KeyboardInterrupt()], ids=repr)
+def test_a_writer_that_cannot_seal_gives_up_its_lock_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    writer = write(tmp_path, 1)
+    writer.append(Table.WINDOWS, windows_batch(0, 1))
+    seal = SegmentWriter.seal
+
+    def failing(segment_writer: SegmentWriter) -> Path:
+        if segment_writer.segment.table is Table.DRAWS:
+            segment_writer.abandon()
+            raise error
+        return seal(segment_writer)
+
+    monkeypatch.setattr(SegmentWriter, "seal", failing)
+    assert producer_is_alive(tmp_path, writer.producer)
+    with pytest.raises(type(error)):
+        writer.close()
+    assert not producer_is_alive(tmp_path, writer.producer)
+    assert not list(tmp_path.glob("*.lock"))
+    assert len(list(tmp_path.glob("windows-*.arrow"))) == isinstance(error, Exception), "an error spares the others"
+    monkeypatch.undo()
+    assert recover(tmp_path).batches >= 1
+    assert sequences(Dump(tmp_path), writer.producer) == [0]
+
+
+def test_a_lock_file_that_cannot_be_removed_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = write(tmp_path, 1)
+
+    def refused(path: Path, *, missing_ok: bool) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", refused)
+        writer.close()
+    assert len(list(tmp_path.glob("*.lock"))) == 1
+    assert not producer_is_alive(tmp_path, writer.producer)
+
+
+def test_window_kinds_are_named_in_the_schema_as_they_are_stored() -> None:
+    assert [str(kind) for kind in WindowKind] == ["burst", "probe", "microbatch"]
+    described = schema(Table.WINDOWS).field("kind").metadata[b"description"].decode()
+    assert all(kind in described for kind in WindowKind)
 
 
 def test_unknown_tables_and_foreign_files_are_passed_over(tmp_path: Path) -> None:

@@ -162,13 +162,13 @@ class SegmentWriter:
         return Place(self.segment, begin, self._sink.size)
 
     def sync(self) -> None:
-        """Force what was written to the disk (fdatasync).
+        """Force what was written to the disk: fdatasync, or fsync on a system without it (macOS).
 
         Raises:
             SyncError: it must not be tried again.
         """
         try:
-            os.fdatasync(self._fd)
+            getattr(os, "fdatasync", os.fsync)(self._fd)
         except OSError as error:
             raise SyncError(error.errno, f"{self._path}: cannot be forced to disk: {error.strerror}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -173,7 +174,7 @@ class DumpWriter:
         return sequence
 
     def close(self) -> None:
-        """Seal every segment and give up the lock; idempotent.
+        """Seal every segment that can be and give up the lock, also after an error; idempotent.
 
         Raises:
             OSError: a segment could not be sealed; it stays readable as an open one.
@@ -181,14 +182,18 @@ class DumpWriter:
         if self._closed:
             return
         self._closed = True
-        failure: OSError | None = None
-        for log in self._logs.values():
-            try:
-                log.seal()
-            except OSError as error:
-                failure = failure or error
-        self._lock_path.unlink(missing_ok=True)
-        os.close(self._lock)
+        failure: Exception | None = None
+        try:
+            for log in self._logs.values():
+                try:
+                    log.seal()
+                except Exception as error:
+                    failure = failure or error
+        finally:
+            # The lock is the descriptor's: its file may stay where it cannot be removed.
+            os.close(self._lock)
+            with contextlib.suppress(OSError):
+                self._lock_path.unlink(missing_ok=True)
         if failure is not None:
             raise failure
 
