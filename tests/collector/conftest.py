@@ -10,10 +10,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def quiet_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No collector settings from outside, and one thread: small products gain nothing from two."""
-    for name in ("GRADNOISE_DISABLED", "GRADNOISE_DUMP", "GRADNOISE_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
+def one_thread() -> Iterator[None]:
+    """One thread, because small products gain nothing from two, and the same random numbers each time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)

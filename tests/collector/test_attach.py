@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gradnoise.collector import CollectorError, Probe, Sampling, attach
+from gradnoise.collector._launch import Shipping
 from gradnoise.wire import Dump, NotADumpError, RunExistsError, WireError
 
 from .loops import Data, hooks_left, loss_of, messages, mlp, rows, train
@@ -69,6 +70,28 @@ def test_where_the_dump_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert handle.path == tmp_path / "here"
     assert Dump(tmp_path / "here").info.model == "Sequential"
     assert {"python", "torch", "numpy"} <= Dump(tmp_path / "here").info.versions.keys()
+
+
+def test_where_the_samples_are_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoints: list[str] = []
+
+    def start(dump: Path, producer: str, endpoint: str) -> Shipping:
+        endpoints.append(endpoint)
+        return Shipping(dump, producer, endpoint, None)
+
+    monkeypatch.setattr(Shipping, "start", start)
+    for variable in (None, "", " "):
+        if variable is not None:
+            monkeypatch.setenv("GRADNOISE_ENDPOINT", variable)
+        attach(mlp(), dump=tmp_path, run="r").close()
+    assert endpoints == []
+    monkeypatch.setenv("GRADNOISE_ENDPOINT", "there:1")
+    attach(mlp(), dump=tmp_path, run="r").close()
+    attach(mlp(), endpoint="here:2", dump=tmp_path, run="r").close()
+    assert endpoints == ["there:1", "here:2"]
+    monkeypatch.setenv("GRADNOISE_ENDPOINT", "nowhere")
+    with pytest.raises(CollectorError, match="endpoint 'nowhere': expected HOST:PORT"):
+        attach(mlp(), dump=tmp_path, run="r")
 
 
 def test_an_existing_dump_of_the_same_groups_is_joined_with_one_warning(
