@@ -30,6 +30,7 @@ class Faults:
     unavailable_at: int = -1  # message number answered once with UNAVAILABLE
     nack: int = 0  # code answered to the first message of every stream
     silent: int = 0  # streams that answer nothing and stay open
+    mute: int = 0  # streams that take everything and acknowledge nothing
     max_payload: int = 64 << 20
     credit: int = 4 << 20
 
@@ -42,6 +43,7 @@ class FakeIngest(ingest_pb2_grpc.IngestServicer):
         self.stored: dict[tuple[str, str], list[Stamped]] = {}
         self.runs: set[bytes] = set()
         self.opens = self.streams = self.duplicates = self.half_closed = 0
+        self.unanswered: list[int] = []  # payload bytes of each batch that a mute stream took
         self.stopped = threading.Event()
         self.progress = threading.Condition()
 
@@ -74,8 +76,13 @@ class FakeIngest(ingest_pb2_grpc.IngestServicer):
             faults.silent -= 1
             self.stopped.wait(30)
             return
+        mute = faults.mute > 0
+        faults.mute -= mute
         count = 0
         for request in requests:
+            if mute:
+                self.unanswered.append(len(request.payload))
+                continue
             if faults.nack:
                 yield self._nack(request, faults.nack, "as told")
                 continue

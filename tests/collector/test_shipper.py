@@ -19,9 +19,10 @@ import pytest
 from gradnoise.collector import Sampling, attach, shipper
 from gradnoise.collector._errors import CollectorError, RefusedError, UnreachableError
 from gradnoise.collector._progress import Progress, ShipState
+from gradnoise.collector._session import CutError, run_session
 from gradnoise.collector.shipper import main, ship
 from gradnoise.v1 import ingest_pb2
-from gradnoise.wire import Dump, DumpWriter, NotADumpError, Table
+from gradnoise.wire import Dump, DumpWriter, NotADumpError, Table, pack
 
 from ..proto.dumps import INFO, draws_batch, windows_batch
 from .fake import FakeIngest, FakeServer, Faults
@@ -31,6 +32,8 @@ from .test_bursts import sgd
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from gradnoise.collector._flight import Flight
 
 WINDOWS, DRAWS = 3, 4  # windows of a dump, batches of draws before each
 
@@ -215,6 +218,44 @@ def test_an_analyzer_that_falls_silent_is_left(
     assert_stored(server.ingest, tmp_path)
 
 
+def test_no_more_is_under_way_than_the_analyzer_gave_credit_for(
+    tmp_path: Path, serve: Callable[..., FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = dump_of(tmp_path)
+    payloads = [len(pack(stamped)) for stamped in Dump(tmp_path).batches(Table.DRAWS, producer)]
+    credit = sum(payloads[:3]) + payloads[3] // 2
+    server = serve(Faults(mute=1, credit=credit))
+    monkeypatch.setattr(shipper, "_STALL", 0.3)
+    assert ship(tmp_path, server.endpoint, grace=20).complete
+    assert server.ingest.unanswered == payloads[:3]
+    assert server.ingest.streams == 2
+    assert_stored(server.ingest, tmp_path)
+
+
+def test_a_stream_given_up_is_cancelled_before_its_sender_is_let_go(tmp_path: Path) -> None:
+    producer = dump_of(tmp_path)
+    flights: list[Flight] = []
+    let_go: list[bool] = []
+
+    class Call(list[Any]):
+        def cancel(self) -> None:
+            let_go.append(flights[-1].ended)
+
+    class Stub:
+        def Open(self, request: Any, timeout: float) -> Any:
+            return ingest_pb2.OpenResponse(credit_bytes=1)
+
+        def Append(self, requests: Iterator[Any]) -> Call:
+            first = next(requests)
+            nack = ingest_pb2.Nack(table=first.table, sequence=first.sequence, code=ingest_pb2.Nack.UNAVAILABLE)
+            return Call([ingest_pb2.AppendResponse(nack=nack)])
+
+    with pytest.raises(CutError, match="cannot take batch 0"):
+        run_session(Stub(), tmp_path, INFO, producer, flights.append, stall=9)  # type: ignore[arg-type]
+    assert let_go == [False]
+    assert flights[-1].ended
+
+
 def test_a_damaged_batch_keeps_what_follows_it_and_is_reported(
     tmp_path: Path, serve: Callable[..., FakeServer]
 ) -> None:
@@ -320,6 +361,20 @@ def test_training_with_an_endpoint_ships_while_it_runs(
     assert messages(caplog) == []
     values = server.ingest.stored[Dump(tmp_path).producers()[0], "draws"][0].batch.column("values")
     np.testing.assert_array_equal(values[0].as_py(), rows(tmp_path)[0]["values"])
+
+
+def test_the_endpoint_of_the_environment_is_used_where_none_is_given(
+    tmp_path: Path, serve: Callable[..., FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    monkeypatch.setenv("GRADNOISE_ENDPOINT", f" {server.endpoint} ")
+    model = mlp()
+    optimizer = sgd(model)
+    handle = attach(model, optimizer, dump=tmp_path, run="r", sampling=Sampling(burst=5, every=5))
+    train(model, optimizer, Data(), 5)
+    handle.close(timeout=30)
+    assert_stored(server.ingest, tmp_path)
+    assert handle.stats().shipped == 20
 
 
 def test_a_killed_shipper_is_taken_up_by_hand(tmp_path: Path, serve: Callable[..., FakeServer]) -> None:

@@ -119,8 +119,9 @@ def run_session(
             raise RefusedError(f"the analyzer refuses the stream ({_text(error)})") from error
         raise CutError(_text(error)) from error
     finally:
-        flight.end()
+        # In this order: the sender, once let go, would half-close a stream that is still open, as if it had ended well.
         call.cancel()
+        flight.end()
 
 
 class _Sender:
