@@ -158,6 +158,18 @@ def test_a_drifting_burst_is_not_stationary_and_gives_the_row_scaled_alpha() -> 
     assert row(steady, "w", "per_parameter").drift == 0
 
 
+def test_a_small_drift_is_said_and_carries_no_verdict_alone() -> None:
+    rng = np.random.default_rng(15)
+    steps = np.arange(512)
+    drifting = rng.standard_normal((512, 100)) * np.exp(0.2 * np.sin(2 * np.pi * steps / 512))[:, None]
+    reading = row(analyse(window(("w", 100, drifting), thetas=steps, kind="burst")), "w", "per_parameter")
+    assert 0 < reading.drift < 0.25
+    assert reading.status == "ok"
+    assert reading.row_scaled_alpha > reading.alpha
+    assert reading.verdict != "not_gaussian"
+    assert any("drifts by a factor" in warning for warning in reading.warnings)
+
+
 def test_missing_rows_are_said_and_their_draws_counted_in_every_row() -> None:
     rng = np.random.default_rng(6)
     whole = window(("w", 40, rng.standard_normal((100, 40))), missing=28)

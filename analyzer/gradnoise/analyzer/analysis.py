@@ -223,8 +223,8 @@ def _analyse_group(
     for form, fit in _FORMS.items():
         result = fit(contrast)
         row = _with_draw_scale(_row(replace(base, form=form), result), contrast)
-        if form == _PER_PARAMETER and drifting > drift.DRIFT_LIMIT:
-            row = _not_stationary(row, contrast)
+        if form == _PER_PARAMETER and drifting > 0:
+            row = _drifting(row, contrast)
         out[form] = (result, row)
     return out
 
@@ -282,18 +282,26 @@ def _with_draw_scale(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
     return replace(row, scale=factor * row.scale, scale_se=factor * row.scale_se)
 
 
-def _not_stationary(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
+def _drifting(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
+    """Set the row-scaled reading beside that of a window whose scale drifts, and let neither verdict rest on drift."""
     scales = np.exp(drift.row_log_scales(contrast.noise))
     usable = np.isfinite(scales)
     rescaled = replace(contrast, noise=contrast.noise[usable] / scales[usable, None].astype(contrast.noise.dtype))
+    result = forms.per_parameter(rescaled)
+    row = replace(row, row_scaled_alpha=result.alpha.value)
+    factor = f"{math.exp(row.drift):.2f}"
+    if row.drift <= drift.DRIFT_LIMIT:
+        note = f"the scale of the noise drifts by a factor of {factor} over the window"
+        same = row.verdict == result.verdict
+        return replace(row, warnings=(*row.warnings, note), verdict=row.verdict if same else Verdict.UNDECIDED)
+    reading = "" if math.isnan(result.alpha.value) else f" (row-scaled alpha: {result.alpha.value:.2f})"
     return replace(
         row,
-        row_scaled_alpha=forms.per_parameter(rescaled).alpha.value,
         verdict=Verdict.UNDECIDED,
         status=Status.NOT_STATIONARY,
         reason=(
-            f"the scale of the noise drifts by a factor of {math.exp(row.drift):.2f} (one standard deviation) over "
-            f"{row.thetas} updates, and drift in time reads as tail: compare row_scaled_alpha, or probe at one theta"
+            f"the scale of the noise drifts by a factor of {factor} (one standard deviation) over {row.thetas} "
+            f"updates, and drift in time reads as tail{reading}; probe at one theta"
         ),
     )
 
