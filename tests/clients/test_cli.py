@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -13,7 +14,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 
-from gradnoise.cli import Exit, main
+from gradnoise.analyzer.analysis import Contrast
+from gradnoise.cli import Exit, _analyze, _tail, main
+from gradnoise.client import DEFAULT_TARGET
 from gradnoise.wire import DumpWriter, Table
 from gradnoise.wire.results import FORMS, RUNS_SCHEMA, TAIL_SCHEMA
 
@@ -61,6 +64,40 @@ def test_help_documents_every_command_and_exit_code(capsys: Capture) -> None:
         assert f"\n    {command} " in text
     for code in Exit:
         assert f"\n  {code.value}  " in text
+    assert DEFAULT_TARGET in text
+
+
+def test_names_that_help_writes_out_are_those_of_the_analyzer() -> None:
+    assert list(_tail._FORMS) == list(FORMS)
+    assert list(_analyze._CONTRASTS) == list(Contrast)
+
+
+@pytest.mark.parametrize("command", ["runs", "show", "tail", "ship", "fit"])
+def test_help_says_which_analyzer_is_asked(capsys: Capture, command: str) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split("exit codes:")[0].split())
+    if command == "fit":
+        assert "--endpoint HOST:PORT fit on that analyzer (default: here)" in text
+        assert "fit asks one only where --endpoint is given" in text
+    else:
+        assert f"--endpoint HOST:PORT the analyzer (default: $GRADNOISE_ENDPOINT, else {DEFAULT_TARGET})" in text
+
+
+def test_fit_asks_no_analyzer_that_it_is_not_told_of(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADNOISE_ENDPOINT", f"127.0.0.1:{free_port()}")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal(40))
+    assert run(capsys, "fit", tmp_path / "x.npy")[0] == Exit.DONE
+
+
+def test_an_interrupt_is_130(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradnoise.cli._runs.connect", interrupted)
+    assert run(capsys, "runs") == (130, "", "")
 
 
 def test_version(capsys: Capture) -> None:
@@ -441,11 +478,32 @@ def test_the_base_install_asks_and_the_rest_names_what_to_install(
     for argv in (["--help"], ["runs"], ["show", "wide"], ["tail", "wide"], ["show", dump], ["ship", dump]):
         done = _python(WITHOUT_EXTRAS, *argv)
         assert (done.returncode, done.stderr.count("gradnoise[")) == (0, 0), (argv, done.stderr)
+    done = _python(WITHOUT_EXTRAS, "demo", "--out", tmp_path / "demo")
+    assert (done.returncode, "pip install 'gradnoise[demo]'" in done.stderr) == (Exit.FAILED, True)
+    assert not (tmp_path / "demo").exists()
     for argv in (["analyze", dump], ["tail", dump], ["serve", "--data", tmp_path / "data"]):
         done = _python(WITHOUT_EXTRAS, *argv)
         assert done.returncode == Exit.FAILED
         assert "pip install 'gradnoise[analyzer]'" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["scipy", "numba", "grpc_health", "tqdm", "torch", "sklearn"])
+def test_the_demo_says_at_once_what_to_install(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def begun(path: Path) -> None:
+        raise AssertionError("the demo has begun")
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr("gradnoise.cli._demo._fresh", begun)
+    monkeypatch.setattr("gradnoise.cli._demo.find_spec", lambda name: None if name == missing else find(name))
+    code, out, err = run(capsys, "demo", "--out", tmp_path / "demo")
+    assert (code, out) == (Exit.FAILED, "")
+    assert err == (
+        f"gradnoise demo: this command needs {missing}, which is not installed: pip install 'gradnoise[demo]'\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -192,4 +192,5 @@ def test_every_name_is_exported() -> None:
         "OverloadedError",
         "TooFewValuesError",
         "UnreachableError",
+        "default_target",
     ]

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ __all__ = ["add"]
 
 RUNS = (("sgd", 32), ("sgd", 128), ("adam", 32), ("adam", 128))
 _MARK = ".gradnoise-demo"
+_NEEDS = ("grpc_health", "numba", "scipy", "sklearn", "torch", "tqdm")
 _ANALYSIS_SECONDS = 600.0
 
 _NEXT = """\
@@ -67,6 +69,7 @@ def _run(args: argparse.Namespace) -> int:
         raise CommandError(
             Exit.USAGE, f"--every {args.every}: expected 1 to --steps {args.steps}, for at least one probe"
         )
+    _check_installed()
     from tqdm import tqdm
 
     from gradnoise.client import Client
@@ -109,6 +112,13 @@ def _print(tables: dict[str, list[dict[str, Any]]], step: int) -> None:
     for run, rows in tables.items():
         emit(explain_run(run, rows))
     emit(compare_runs(tables) + "\n")
+
+
+def _check_installed() -> None:
+    """Find out before anything is begun; the error is the one that the import itself would raise."""
+    for name in _NEEDS:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def _fresh(path: Path) -> Path:

@@ -17,6 +17,7 @@ class Exit(IntEnum):
     UNREACHABLE = 3
     CORRUPT = 4
     TOO_LITTLE = 5
+    INTERRUPTED = 130  # what a shell reports of a command that SIGINT ended
 
 
 class CommandError(Exception):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from gradnoise.cli._exit import CommandError, Exit
 from gradnoise.cli._output import aligned, emit, emit_json, note, number
-from gradnoise.cli._source import add_endpoint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,12 +24,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
         "fit",
         parents=[common],
         help="fit the stable and the Gaussian law to numbers in a file",
-        description="Fits here; with --endpoint on that analyzer.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="a .npy, .arrow, .parquet or .csv file")
     parser.add_argument("--column", metavar="NAME", help="the column; needed where there are several")
     parser.add_argument("--symmetric", action="store_true", help="fix the location to 0 instead of estimating it")
-    add_endpoint(parser)
+    parser.add_argument("--endpoint", metavar="HOST:PORT", help="fit on that analyzer (default: here)")
     parser.set_defaults(run=_run)
 
 

@@ -16,19 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _EPILOG = """\
-RUN is a run id on the analyzer, or the path of a dump, which then needs no analyzer. The analyzer's address is
---endpoint, else $GRADNOISE_ENDPOINT, else localhost:50051.
+RUN is a run id on an analyzer, or the path of a dump, which then needs no analyzer. The address of the analyzer that
+runs, show, tail and ship ask is --endpoint, else $GRADNOISE_ENDPOINT, else localhost:50051; fit asks one only where
+--endpoint is given.
 
 Tables go to standard output, progress and logs to standard error. With --json tables are JSON lines, one object a
 row, and everything else is one JSON document; what is not a finite number is null.
 
 exit codes:
-  0  done
-  1  failed
-  2  wrong usage
-  3  the analyzer cannot be reached
-  4  corrupt or partial input: what is whole was used, the rest was not
-  5  too little data
+  0    done
+  1    failed
+  2    wrong usage
+  3    the analyzer cannot be reached
+  4    corrupt or partial input: what is whole was used, the rest was not
+  5    too little data
+  130  interrupted (Ctrl-C)
 """
 
 
@@ -77,17 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DONE
     except KeyboardInterrupt:
-        return 130
+        return Exit.INTERRUPTED
     except Exception as error:
         code = code_of(error)
         if code is None:
             raise
-        sys.stderr.write(f"gradnoise {args.command}: {_message(error)}\n")
+        sys.stderr.write(f"gradnoise {args.command}: {_message(error, args.command)}\n")
         return code
 
 
-def _message(error: Exception) -> str:
+def _message(error: Exception, command: str) -> str:
     if isinstance(error, ModuleNotFoundError):
-        extra = "torch" if error.name == "torch" else "analyzer"
+        extra = "demo" if command == "demo" else "analyzer"  # of the others, none but the analyzer's needs an extra
         return f"this command needs {error.name}, which is not installed: pip install 'gradnoise[{extra}]'"
     return str(error)

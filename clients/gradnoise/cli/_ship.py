@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gradnoise.cli._exit import Exit
 from gradnoise.cli._output import aligned, emit, emit_json, note
-from gradnoise.cli._source import add_endpoint, endpoint, open_dump
+from gradnoise.cli._source import add_endpoint, open_dump
 
 __all__ = ["add"]
 
@@ -34,10 +34,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
 
 
 def _run(args: argparse.Namespace) -> int:
+    from gradnoise.client import default_target
     from gradnoise.collector.shipper import ship
 
     open_dump(args.dump)
-    report = ship(args.dump, endpoint(args), grace=args.grace)
+    report = ship(args.dump, args.endpoint or default_target(), grace=args.grace)
     if args.json:
         emit_json(dataclasses.asdict(report))
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,39 +14,28 @@ if TYPE_CHECKING:
     from gradnoise.wire import Dump
 
 __all__ = [
-    "DEFAULT_ENDPOINT",
     "add_endpoint",
     "connect",
     "dump_path",
-    "endpoint",
     "examine",
     "open_dump",
     "report_problems",
     "steps",
 ]
 
-DEFAULT_ENDPOINT = "localhost:50051"
-
 
 def add_endpoint(parser: argparse.ArgumentParser) -> None:
-    """Add ``--endpoint``; unset it is None, so that a command can tell a choice from the default."""
+    """Add ``--endpoint`` to a command that asks an analyzer; unset it is None: the client knows the default."""
     parser.add_argument(
-        "--endpoint",
-        metavar="HOST:PORT",
-        help=f"the analyzer (default: $GRADNOISE_ENDPOINT, else {DEFAULT_ENDPOINT})",
+        "--endpoint", metavar="HOST:PORT", help="the analyzer (default: $GRADNOISE_ENDPOINT, else localhost:50051)"
     )
-
-
-def endpoint(args: argparse.Namespace) -> str:
-    """Return the analyzer's address."""
-    return args.endpoint or os.environ.get("GRADNOISE_ENDPOINT") or DEFAULT_ENDPOINT
 
 
 def connect(args: argparse.Namespace) -> Client:
     """Return a client of the analyzer."""
     from gradnoise.client import Client
 
-    return Client(endpoint(args))
+    return Client(args.endpoint)
 
 
 def dump_path(run: str) -> Path | None:

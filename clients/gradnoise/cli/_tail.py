@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-__all__ = ["FORMS", "LEGEND", "add", "print_tail", "tail_table"]
+__all__ = ["LEGEND", "add", "print_tail", "tail_table"]
 
-FORMS = {"per_parameter": "per-param", "across_parameter": "across", "standardized": "standard."}
+# Names are written out here and in the parser: importing their definition would load pyarrow for a --help.
+_FORMS = {"per_parameter": "per-param", "across_parameter": "across", "standardized": "standard."}
 _HEADER = (
     *("window", "steps", "group", "form", "draws", "alpha [95 %]", "x4", "x16", "gauss", "scale"),
     *("ref", "status", "verdict"),
@@ -36,7 +37,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
         "tail", parents=[common], help="print a run's tail indices, by window, parameter group and form"
     )
     parser.add_argument("name", metavar="RUN", help="a run id, or a dump's path")
-    parser.add_argument("--form", choices=FORMS, help="only this form")
+    parser.add_argument("--form", choices=_FORMS, help="only this form")
     parser.add_argument("--group", help="only this parameter group; '*' is the whole model")
     parser.add_argument("--steps", type=steps, metavar="A:B", help="only windows that overlap these steps")
     parser.add_argument("--follow", "-f", action="store_true", help="go on with new rows as windows are analysed")
@@ -77,22 +78,19 @@ def _from_dump(args: argparse.Namespace, path: Path) -> int:
 def _matching(args: argparse.Namespace, tables: Iterable[pa.Table]) -> Iterator[dict[str, Any]]:
     for table in tables:
         for row in table.to_pylist():
-            if args.form in (None, row["form"]) and args.group in (None, row["group"]) and _in_steps(args, row):
+            if args.form in (None, row["form"]) and args.group in (None, row["group"]):
                 yield row
 
 
-def _in_steps(args: argparse.Namespace, row: Mapping[str, Any]) -> bool:
-    first, last = args.steps or (None, None)
-    return (first is None or row["last_step"] >= first) and (last is None or row["first_step"] <= last)
-
-
 def _follow(args: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> int:
+    from gradnoise.wire.results import overlaps
+
     try:
         if not args.json:
             note(LEGEND)
             emit(aligned(_HEADER, [], right=_RIGHT, least=_LIVE_WIDTHS))
         for row in rows:
-            if not _in_steps(args, row):
+            if not overlaps(args.steps, row["first_step"], row["last_step"]):
                 continue
             if args.json:
                 emit_json(row)
@@ -129,7 +127,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         str(row["window"]),
         f"{row['first_step']}-{row['last_step']}",
         row["group"],
-        FORMS.get(row["form"], row["form"]),
+        _FORMS.get(row["form"], row["form"]),
         str(row["draws"]),
         alpha,
         number(row["alpha_sum4"]),

@@ -1,6 +1,6 @@
 """Python client of the analyzer: tail indices of runs as Arrow tables, live or on request."""
 
-from gradnoise.client._client import DEFAULT_TARGET, Client
+from gradnoise.client._client import DEFAULT_TARGET, Client, default_target
 from gradnoise.client._errors import (
     ClientError,
     InvalidInputError,
@@ -19,4 +19,5 @@ __all__ = [
     "OverloadedError",
     "TooFewValuesError",
     "UnreachableError",
+    "default_target",
 ]

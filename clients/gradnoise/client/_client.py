@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-__all__ = ["DEFAULT_TARGET", "Client"]
+__all__ = ["DEFAULT_TARGET", "Client", "default_target"]
 
 DEFAULT_TARGET = "localhost:50051"
 _FIRST_PAUSE = 0.05
@@ -36,11 +36,16 @@ _OPTIONS = (
 )
 
 
+def default_target() -> str:
+    """Return the analyzer's address where none is given: ``$GRADNOISE_ENDPOINT``, else :data:`DEFAULT_TARGET`."""
+    return os.environ.get("GRADNOISE_ENDPOINT") or DEFAULT_TARGET
+
+
 class Client:
     """A connection to an analyzer. Safe to use from several threads; a context manager.
 
     Args:
-        target: ``host:port``; by default ``$GRADNOISE_ENDPOINT``, else ``localhost:50051``.
+        target: ``host:port``; by default what :func:`default_target` says.
         timeout: seconds that a call may take; a :meth:`watch` may be without an analyzer that long.
 
     Every method raises :class:`UnreachableError` where no analyzer answers, and another
@@ -48,7 +53,7 @@ class Client:
     """
 
     def __init__(self, target: str | None = None, *, timeout: float = 30.0) -> None:
-        self.target = target or os.environ.get("GRADNOISE_ENDPOINT") or DEFAULT_TARGET
+        self.target = target or default_target()
         self._timeout = timeout
         self._channel = grpc.insecure_channel(self.target, options=_OPTIONS)
         self._analysis = analysis_pb2_grpc.AnalysisStub(self._channel)  # type: ignore[no-untyped-call]
