@@ -76,19 +76,23 @@ class FakeIngest(ingest_pb2_grpc.IngestServicer):
             faults.silent -= 1
             self.stopped.wait(30)
             return
-        mute = faults.mute > 0
+        mute = given_up = faults.mute > 0
         faults.mute -= mute
+        over = threading.Event()
+        context.add_callback(over.set)
         count = 0
         for request in requests:
             if mute:
                 self.unanswered.append(len(request.payload))
                 continue
             if faults.nack:
+                given_up = True
                 yield self._nack(request, faults.nack, "as told")
                 continue
             if count == faults.gap_at or count == faults.unavailable_at:
                 code = ingest_pb2.Nack.GAP if count == faults.gap_at else ingest_pb2.Nack.UNAVAILABLE
                 faults.gap_at = faults.unavailable_at = -1
+                given_up = True
                 yield self._nack(request, code, "later", retry_after_ms=20)
                 continue
             if count == cut:
@@ -109,7 +113,10 @@ class FakeIngest(ingest_pb2_grpc.IngestServicer):
                     self.progress.notify_all()
             if not lose:
                 yield ingest_pb2.AppendResponse(ack=ingest_pb2.Ack(table=request.table, next_sequence=len(known)))
-        self.half_closed += 1
+        # A stream that the shipper gives up, after a refusal or for silence, may look ended until the news of its
+        # cancellation is here.
+        if not given_up or not over.wait(10):
+            self.half_closed += 1
 
     def _nack(self, request: Any, code: int, message: str, *, expected: int = 0, retry_after_ms: int = 0) -> Any:
         return ingest_pb2.AppendResponse(
