@@ -265,6 +265,63 @@ def test_a_full_disk_is_answered_with_try_again(
     assert [sequence for sequence, _ in stored(tmp_path, P)] == [0, 1, 2]
 
 
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Inodes, in the order in which they are forced to disk by name: a file's data when it is made, a directory."""
+    found: list[int] = []
+    fsync = os.fsync
+
+    def spy(fd: int) -> None:
+        fsync(fd)
+        found.append(os.fstat(fd).st_ino)
+
+    monkeypatch.setattr("gradnoise.analyzer._ingest.os.fsync", spy)
+    return found
+
+
+def test_a_new_run_is_on_disk_with_its_name_before_it_is_taken(store: Store, tmp_path: Path, synced: list[int]) -> None:
+    store.open(INFO, P)
+    run = tmp_path / "runs" / INFO.run
+    assert {path.stat().st_ino for path in (run / "run.json", run, run.parent)} <= set(synced)
+    synced.clear()
+    store.open(INFO, Q)
+    assert synced == []
+
+
+def test_a_new_segment_is_on_disk_with_its_name_before_it_is_acknowledged(tmp_path: Path, synced: list[int]) -> None:
+    store = Store(tmp_path, segment_bytes=4000)
+    log = store.open(INFO, P)
+    run = tmp_path / "runs" / INFO.run
+    segments: set[Path] = set()
+    kinds = set()
+    for number in range(6):
+        synced.clear()
+        answers(log, incoming(stamped_draws(number, 10)))
+        began = {path.with_suffix("") for path in run.glob("draws-*")} - segments
+        segments |= began
+        kinds.add(bool(began))
+        assert (run.stat().st_ino in synced) == bool(began)
+    assert kinds == {True, False}
+    store.close()
+
+
+def test_a_directory_that_cannot_be_synced_is_fatal_and_nothing_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fatal: list[OSError] = []
+    store = Store(tmp_path, fatal=fatal.append)
+    log = store.open(INFO, P)
+
+    def broken(path: Path) -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr("gradnoise.analyzer._ingest.sync_path", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        answers(log, incoming(stamped_draws(0)))
+    assert [error.filename for error in fatal] == [str(tmp_path / "runs" / INFO.run)]
+    crash(store)
+
+
 @pytest.mark.parametrize("where", ["take", "seal"])
 def test_a_failed_sync_is_fatal_and_never_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
