@@ -158,7 +158,7 @@ def test_tail(capsys: Capture, analyzer: Analyzer) -> None:
     assert code == Exit.DONE
     header, *rows = out.split("\n\n")[0].splitlines()
     assert header.split() == [
-        *("window", "steps", "group", "form", "draws", "alpha", "[95", "%]", "x4", "x16", "gauss", "scale"),
+        *("window", "steps", "group", "form", "draws", "alpha", "[95", "%]", "gauss", "x4", "x16", "sums", "scale"),
         *("ref", "status", "verdict"),
     ]
     assert len(rows) == 18
@@ -513,3 +513,19 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = _python(program)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_tail_tables_count_what_is_missing_and_part_producers() -> None:
+    from gradnoise.cli._tail import tail_table
+
+    row = dict.fromkeys(TAIL_SCHEMA.names) | {
+        "producer": "b" * 32, "window": 401, "first_step": 200, "last_step": 200, "group": "w", "form": "per_parameter",
+        "draws": 365, "dropped": 147, "sums": "flat", "reference": "pair", "status": "too_few_draws",
+        "reason": "because", "verdict": "undecided",
+    }  # fmt: skip
+    text = tail_table([row | {"form": form} for form in ("per_parameter", "across_parameter")])
+    assert "365/512" in text
+    assert "producer" not in text
+    assert text.endswith("too_few_draws: because [401 w per-param, 401 w across]")
+    two = tail_table([row, row | {"producer": "a" * 32, "window": 201, "first_step": 100}]).splitlines()
+    assert [line.split()[0] for line in two[:3]] == ["producer", "aaaaaaaa", "bbbbbbbb"]

@@ -46,6 +46,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
 def _run(args: argparse.Namespace) -> int:
     if args.threads is not None and args.threads < 1:
         raise CommandError(Exit.USAGE, f"--threads is {args.threads}: expected 1 or more")
+    if args.out is not None and args.out.suffix != ".parquet":
+        raise CommandError(Exit.USAGE, f"--out {args.out}: results are written as Parquet; expected FILE.parquet")
     if args.out is not None and not args.out.parent.is_dir():
         raise CommandError(Exit.FAILED, f"--out: there is no directory {args.out.parent}")
     dump = open_dump(args.dump)

@@ -33,12 +33,12 @@ _ANALYSIS_SECONDS = 600.0
 
 _NEXT = """\
 Try next:
-  gradnoise analyze {dumps}/sgd-32 --contrast mean --steps {step}:{step}
+  {program} analyze {dumps}/sgd-32 --contrast mean --steps {step}:{step}
       the same minibatches measured against their mean: skew makes it differ from pairs
-  gradnoise tail {dumps}/adam-32 --group 4.weight --form per_parameter
+  {program} tail {dumps}/adam-32 --group 4.weight --form per_parameter
       one group over training; every command that takes a run takes a dump's path and then needs no server
-  gradnoise serve --data {store}
-      the demo's analyzer again; then, elsewhere: gradnoise runs
+  {program} serve --data {store}
+      the demo's analyzer again; then, elsewhere: {program} runs
   attach(model, optimizer)
       one line in your own loop: from gradnoise.collector import attach"""
 
@@ -95,7 +95,8 @@ def _run(args: argparse.Namespace) -> int:
         emit_json({"out": str(out), "runs": tables})
         return Exit.DONE
     _print(tables, step)
-    emit(_NEXT.format(dumps=args.out / "dumps", store=args.out / "store", step=step))
+    program = "gradnoise" if shutil.which("gradnoise") else os.path.relpath(Path(sys.executable).parent / "gradnoise")
+    emit(_NEXT.format(program=program, dumps=args.out / "dumps", store=args.out / "store", step=step))
     note(f"{windows} windows of {len(RUNS)} runs in {time.monotonic() - start:.0f} s")
     return Exit.DONE
 

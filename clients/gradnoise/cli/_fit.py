@@ -132,5 +132,7 @@ def _column(table: Any, file: Path, column: str | None) -> NDArray[Any]:
     numeric = pa.types.is_integer(found.type) or pa.types.is_floating(found.type)
     if not numeric and len(found) > found.null_count:
         raise CommandError(Exit.CORRUPT, f"column {column!r} of {file} holds {found.type} values: expected numbers")
+    if found.null_count:
+        note(f"{found.null_count} of {len(found)} values of column {column!r} are null and left out")
     values: NDArray[Any] = found.drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False)
     return values

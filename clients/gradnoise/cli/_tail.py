@@ -20,15 +20,17 @@ __all__ = ["LEGEND", "add", "print_tail", "tail_table"]
 # Names are written out here and in the parser: importing their definition would load pyarrow for a --help.
 _FORMS = {"per_parameter": "per-param", "across_parameter": "across", "standardized": "standard."}
 _HEADER = (
-    *("window", "steps", "group", "form", "draws", "alpha [95 %]", "x4", "x16", "gauss", "scale"),
+    *("window", "steps", "group", "form", "draws", "alpha [95 %]", "gauss", "x4", "x16", "sums", "scale"),
     *("ref", "status", "verdict"),
 )
 _RIGHT = ("window", "steps", "draws", "x4", "x16", "gauss", "scale")
-_LIVE_WIDTHS = (6, 11, 16, 9, 5, 17, 4, 4, 5, 8, 4, 2, 12)
+_LIVE_WIDTHS = (6, 11, 16, 9, 7, 17, 5, 4, 4, 8, 8, 4, 14, 12)
 LEGEND = (
-    "alpha: stable index (2 is Gaussian). x4, x16: alpha of sums of 4 and 16 draws. gauss: what exactly Gaussian noise "
-    "reads here.\nscale: of one draw's noise. ref: what noise is measured against. '*': the whole model."
+    "alpha: stable index (2 is Gaussian). gauss: what exactly Gaussian noise reads here. x4, x16: alpha of sums of 4 "
+    "and of 16 draws;\nsums: whether they stay (flat, as a stable law) or climb (finite variance). scale: of one draw's "
+    "noise. ref: what noise is measured against.\n'*': the whole model. draws 365/512: 147 of 512 draws are missing."
 )
+_NAMED = 3
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
@@ -89,12 +91,16 @@ def _follow(args: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> int:
         if not args.json:
             note(LEGEND)
             emit(aligned(_HEADER, [], right=_RIGHT, least=_LIVE_WIDTHS))
+        told: set[str] = set()
         for row in rows:
             if not overlaps(args.steps, row["first_step"], row["last_step"]):
                 continue
             if args.json:
                 emit_json(row)
             else:
+                if row["reason"] and row["reason"] not in told:
+                    told.add(row["reason"])
+                    note(f"{_place(row)}: {row['status']}: {row['reason']}")
                 emit(aligned(_HEADER, [_cells(row)], right=_RIGHT, least=_LIVE_WIDTHS, show_header=False))
     except KeyboardInterrupt:
         note("no longer following")
@@ -107,15 +113,36 @@ def print_tail(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
         for row in rows:
             emit_json(dict(row))
         return
-    emit(tail_table(list(rows)))
+    emit(tail_table(rows))
     note(LEGEND)
 
 
-def tail_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows of a tail table as text, with the reasons of those that must not be read as they stand."""
-    text = aligned(_HEADER, [_cells(row) for row in rows], right=_RIGHT)
-    reasons = dict.fromkeys(f"{row['status']}: {row['reason']}" for row in rows if row["reason"])
-    return text + ("\n\n" + "\n".join(reasons) if reasons else "")
+def tail_table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows of a tail table as text, oldest window first, with the reasons of those not to be read as they stand.
+
+    Several producers (processes of a job, or runs that were gone on with) have a column of their own.
+    """
+    rows = sorted(rows, key=lambda row: (row["producer"], row["first_step"], row["window"]))
+    header: tuple[str, ...] = _HEADER
+    cells = [_cells(row) for row in rows]
+    if len({row["producer"] for row in rows}) > 1:
+        header = ("producer", *header)
+        cells = [(row["producer"][:8], *line) for row, line in zip(rows, cells, strict=True)]
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row["reason"]:
+            reasons.setdefault(f"{row['status']}: {row['reason']}", []).append(_place(row))
+    notes = [f"{reason} [{_listed(places)}]" for reason, places in reasons.items()]
+    return "\n".join([aligned(header, cells, right=_RIGHT), *([""] if notes else []), *notes])
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return f"{row['window']} {row['group']} {_FORMS.get(row['form'], row['form'])}"
+
+
+def _listed(places: Sequence[str]) -> str:
+    more = len(places) - _NAMED
+    return ", ".join(places[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -128,11 +155,12 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['first_step']}-{row['last_step']}",
         row["group"],
         _FORMS.get(row["form"], row["form"]),
-        str(row["draws"]),
+        f"{row['draws']}/{row['draws'] + row['dropped']}" if row["dropped"] else str(row["draws"]),
         alpha,
+        number(row["null_alpha"]),
         number(row["alpha_sum4"]),
         number(row["alpha_sum16"]),
-        number(row["null_alpha"]),
+        row["sums"],
         "-" if scale is None else f"{scale:.2e}",
         row["reference"],
         row["status"],
