@@ -159,7 +159,9 @@ def test_an_analyzer_killed_in_mid_run_holds_every_batch_exactly_once(tmp_path: 
     with ServerProcess(tmp_path / "store", free_port()) as server, training(server.address, dump, 400) as (job, lines):
         for line in lines:
             if line.strip() in ("96", "224"):
-                until(lambda: store.exists() and bool(content(Dump(store))), what="something in the store")
+                until(
+                    lambda: (store / "run.json").exists() and bool(content(Dump(store))), what="something in the store"
+                )
                 server.kill()
                 after_kills.append(content(Dump(store)))
                 server.start()
@@ -196,7 +198,8 @@ def test_what_a_killed_training_process_flushed_is_readable_and_shipped(server: 
     recorded = {step for step in range(112) if step % 64 < 32}  # flushed before 112 was printed
     assert recorded <= steps
     stored = server.data / "runs" / "killed"
-    until(lambda: stored.exists() and content(Dump(stored)) == content(Dump(dump)), what="shipping")
+    whole = content(Dump(dump))
+    until(lambda: (stored / "run.json").exists() and content(Dump(stored)) == whole, what="shipping")
 
 
 def test_the_demo_end_to_end(tmp_path: Path) -> None:

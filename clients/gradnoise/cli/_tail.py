@@ -28,7 +28,7 @@ _LIVE_WIDTHS = (6, 11, 16, 9, 7, 17, 5, 4, 4, 8, 8, 4, 14, 12)
 LEGEND = (
     "alpha: stable index (2 is Gaussian). gauss: what exactly Gaussian noise reads here. x4, x16: alpha of sums of 4 "
     "and of 16 draws;\nsums: whether they stay (flat, as a stable law) or climb (finite variance). scale: of one "
-    "draw's noise. ref: what noise is measured against.\n'*': the whole model. draws 365/512: 147 of 512 draws are missing."
+    "draw's noise. ref: what noise is measured against.\n'*': the whole model. draws 365/512: 147 of 512 are missing."
 )
 _NAMED = 3
 
