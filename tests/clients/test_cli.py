@@ -20,7 +20,7 @@ from gradnoise.client import DEFAULT_TARGET
 from gradnoise.wire import DumpWriter, Table
 from gradnoise.wire.results import FORMS, RUNS_SCHEMA, TAIL_SCHEMA
 
-from ..analyzer.producing import INFO, WIDE
+from ..analyzer.producing import INFO, WIDE, Producer
 from ..proto.dumps import draws_batch, windows_batch
 from ..servers import free_port
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gradnoise.analyzer.server import Server
+
+    from ..analyzer.conftest import Serve
 
 Analyzer = tuple[str, "Server"]
 MakeDump = "Callable[..., Path]"
@@ -151,6 +153,21 @@ def test_show(capsys: Capture, analyzer: Analyzer) -> None:
     assert found["run"]["run"] == "wide"
     assert [group["group"] for group in found["groups"]] == ["a.weight", "b.weight"]
     assert [window["window"] for window in found["windows"]] == [0, 1]
+
+
+def test_show_of_a_run_without_results_says_what_it_is(capsys: Capture, serve: Serve) -> None:
+    server, channel = serve()
+    Producer(channel, INFO).open()
+    (found,) = lines(run(capsys, "show", INFO.run, "--json", "--endpoint", server.address)[1])
+    assert found["groups"] == [
+        {"group": "a.weight", "size": 12, "coordinates": 4, "shape": [4, 3], "dtype": "float32"},
+        {"group": "a.bias", "size": 2, "coordinates": 2, "shape": [2], "dtype": "float32"},
+    ]
+    assert (found["run"]["plan.coordinates"], found["run"]["version.python"]) == (4, "3.11")
+    assert found["windows"] == []
+    code, out, _ = run(capsys, "show", INFO.run, "--endpoint", server.address)
+    assert code == Exit.DONE
+    assert "[4, 3]" in out
 
 
 def test_tail(capsys: Capture, analyzer: Analyzer) -> None:

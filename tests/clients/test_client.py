@@ -22,6 +22,7 @@ from gradnoise.client import (
 )
 from gradnoise.wire.results import FIT_SCHEMA, RUNS_SCHEMA, TAIL_SCHEMA
 
+from ..analyzer.producing import INFO, Producer
 from ..servers import free_port
 from .conftest import add_windows
 
@@ -47,6 +48,16 @@ def test_runs_and_tail_are_tables_of_documented_columns(analyzer: Analyzer) -> N
         assert client.tail("wide", steps=(1000, None)).equals(TAIL_SCHEMA.empty_table())
 
 
+def test_a_run_is_known_from_its_registration_on(serve: Serve) -> None:
+    server, channel = serve()
+    Producer(channel, INFO).open()
+    with Client(server.address) as client:
+        assert client.info(INFO.run) == INFO
+        row = client.run(INFO.run)
+        assert list(row) == RUNS_SCHEMA.names
+        assert (row["groups"], row["producers"], row["windows"], row["analysed"]) == (2, 1, 0, 0)
+
+
 def test_the_target_comes_from_the_environment(analyzer: Analyzer, monkeypatch: pytest.MonkeyPatch) -> None:
     with Client() as client:
         assert client.target == analyzer[0]
@@ -58,8 +69,9 @@ def test_the_target_comes_from_the_environment(analyzer: Analyzer, monkeypatch: 
 
 def test_what_is_not_there_is_named(analyzer: Analyzer) -> None:
     with Client(analyzer[0]) as client:
-        with pytest.raises(NotFoundError, match="its runs are: wide"):
-            client.run("x")
+        for ask in (client.run, client.info):
+            with pytest.raises(NotFoundError, match="the runs here are: wide"):
+                ask("x")
         with pytest.raises(NotFoundError, match="the runs here are: wide"):
             client.tail("x")
         with pytest.raises(NotFoundError, match="its groups are"):

@@ -236,6 +236,12 @@ class AnalysisServicer(analysis_pb2_grpc.AnalysisServicer):
         """Return the runs in the store."""
         return analysis_pb2.ArrowTable(ipc_stream=to_ipc(handlers.runs(self._service)))
 
+    def Run(self, request: analysis_pb2.RunRequest, context: grpc.ServicerContext) -> analysis_pb2.RunReply:
+        """Return a run's description and its row of :meth:`Runs`."""
+        info, summary = handlers.run(self._service, request.run)
+        table = analysis_pb2.ArrowTable(ipc_stream=to_ipc(summary))
+        return analysis_pb2.RunReply(run_info=info.to_json().encode(), summary=table)
+
     def Tail(
         self, request: analysis_pb2.TailRequest, context: grpc.ServicerContext
     ) -> Iterator[analysis_pb2.ArrowTable]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gradnoise.analyzer.config import Limits
     from gradnoise.analyzer.store import Store
 
-__all__ = ["Query", "Service", "append", "fit", "open_producer", "runs", "tail", "watch"]
+__all__ = ["Query", "Service", "append", "fit", "open_producer", "run", "runs", "tail", "watch"]
 
 _CHUNK = 4096
 
@@ -77,6 +77,12 @@ def append(service: Service, log: ProducerLog, incoming: Sequence[Incoming]) -> 
 def runs(service: Service) -> pa.Table:
     """Return the runs in the store, a table of ``RUNS_SCHEMA``."""
     return runs_table(service.store.summaries(), service.catalog.analysed_counts())
+
+
+def run(service: Service, name: str) -> tuple[RunInfo, pa.Table]:
+    """Return a run's description and its row of :func:`runs`; :class:`UnknownRunError` names the known runs."""
+    summary = service.store.summary(name)
+    return summary.info, runs_table([summary], service.catalog.analysed_counts())
 
 
 def tail(service: Service, query: Query) -> Iterator[pa.Table]:

@@ -191,6 +191,10 @@ class Store:
             runs = sorted(self._runs.items())
         return [self._summary(run) for _, run in runs]
 
+    def summary(self, run: str) -> RunSummary:
+        """Return what the store holds of a run; :class:`UnknownRunError` names the known ones."""
+        return self._summary(self._run(run))
+
     def close(self) -> None:
         """Seal every open segment and give up the directory's lock; idempotent."""
         if self._data_lock < 0:

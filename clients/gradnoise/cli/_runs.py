@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from gradnoise.wire import RunInfo
+
 __all__ = ["add"]
 
 _RUN_NUMBERS = ("groups", "parameters", "producers", "windows", "analysed", "draws", "bytes", "problems")
@@ -44,18 +46,15 @@ def _runs(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from gradnoise.wire.results import FORMS, MODEL_GROUP
+
     path = dump_path(args.name)
     if path is not None:
         return _show_dump(path, as_json=args.json)
     with connect(args) as client:
-        run = client.run(args.name)
-        rows = client.tail(args.name, form="per_parameter").to_pylist()
-    windows = list({(row["producer"], row["window"]): row for row in rows}.values())
-    groups = {
-        row["group"]: {"group": row["group"], "size": row["size"], "coordinates": row["coordinates"]} for row in rows
-    }
-    groups.pop("*", None)
-    _print(run, list(groups.values()), windows, as_json=args.json)
+        run, info = client.run(args.name), client.info(args.name)
+        windows = client.tail(args.name, form=FORMS[0], group=MODEL_GROUP).to_pylist()  # one row each
+    _print(run | _details(info), _groups(info), windows, as_json=args.json)
     return Exit.DONE
 
 
@@ -84,15 +83,23 @@ def _show_dump(path: Path, *, as_json: bool) -> int:
         "draws": sum(row["recorded"] for row in windows),
         "bytes": sum(entry.stat().st_size for entry in path.iterdir() if entry.is_file()),
         "problems": len(dump.problems),
-        **{f"plan.{name}": value for name, value in info.plan.items()},
-        **{f"version.{name}": value for name, value in info.versions.items()},
+        **_details(info),
     }
-    groups = [
+    _print(run, _groups(info), [row | {"draws": row["recorded"]} for row in windows], as_json=as_json)
+    return report_problems(dump)
+
+
+def _details(info: RunInfo) -> dict[str, Any]:
+    return {f"plan.{name}": value for name, value in info.plan.items()} | {
+        f"version.{name}": value for name, value in info.versions.items()
+    }
+
+
+def _groups(info: RunInfo) -> list[dict[str, Any]]:
+    return [
         {"group": g.name, "size": g.size, "coordinates": len(g.indices), "shape": list(g.shape), "dtype": g.dtype}
         for g in info.groups
     ]
-    _print(run, groups, [row | {"draws": row["recorded"]} for row in windows], as_json=as_json)
-    return report_problems(dump)
 
 
 def _print(

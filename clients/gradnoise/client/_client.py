@@ -11,8 +11,9 @@ import grpc
 import numpy as np
 import pyarrow as pa
 
-from gradnoise.client._errors import InvalidInputError, NotFoundError, UnreachableError, raise_typed
+from gradnoise.client._errors import InvalidInputError, UnreachableError, raise_typed
 from gradnoise.v1 import analysis_pb2, analysis_pb2_grpc
+from gradnoise.wire import RunInfo
 from gradnoise.wire.results import TAIL_SCHEMA, from_ipc
 
 if TYPE_CHECKING:
@@ -71,14 +72,16 @@ class Client:
         Raises:
             NotFoundError: there is no such run.
         """
-        rows = self.runs().to_pylist()
-        for row in rows:
-            if row["run"] == run:
-                return dict(row)
-        known = ", ".join(row["run"] for row in rows)
-        raise NotFoundError(
-            f"no run {run!r} at {self.target}; " + (f"its runs are: {known}" if known else "it is empty")
-        )
+        (row,) = _table(self._run(run).summary).to_pylist()
+        return dict(row)
+
+    def info(self, run: str) -> RunInfo:
+        """Return what a run is: its model, parameter groups, sampling plan and versions, known from its beginning on.
+
+        Raises:
+            NotFoundError: there is no such run.
+        """
+        return RunInfo.from_json(self._run(run).run_info, f"the description of run {run!r} at {self.target}")
 
     def tail(
         self,
@@ -183,6 +186,13 @@ class Client:
     def close(self) -> None:
         """Close the connection; idempotent."""
         self._channel.close()
+
+    def _run(self, run: str) -> analysis_pb2.RunReply:
+        try:
+            reply: analysis_pb2.RunReply = self._analysis.Run(analysis_pb2.RunRequest(run=run), timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise_typed(error, self.target)
+        return reply
 
     def __enter__(self) -> Self:
         return self

@@ -1,12 +1,26 @@
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RunsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class RunRequest(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    def __init__(self, run: _Optional[str] = ...) -> None: ...
+
+class RunReply(_message.Message):
+    __slots__ = ("run_info", "summary")
+    RUN_INFO_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    run_info: bytes
+    summary: ArrowTable
+    def __init__(self, run_info: _Optional[bytes] = ..., summary: _Optional[_Union[ArrowTable, _Mapping]] = ...) -> None: ...
 
 class TailRequest(_message.Message):
     __slots__ = ("run", "form", "group", "first_step", "last_step")

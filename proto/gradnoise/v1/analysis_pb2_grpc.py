@@ -40,6 +40,11 @@ class AnalysisStub(object):
                 request_serializer=gradnoise_dot_v1_dot_analysis__pb2.RunsRequest.SerializeToString,
                 response_deserializer=gradnoise_dot_v1_dot_analysis__pb2.ArrowTable.FromString,
                 _registered_method=True)
+        self.Run = channel.unary_unary(
+                '/gradnoise.v1.Analysis/Run',
+                request_serializer=gradnoise_dot_v1_dot_analysis__pb2.RunRequest.SerializeToString,
+                response_deserializer=gradnoise_dot_v1_dot_analysis__pb2.RunReply.FromString,
+                _registered_method=True)
         self.Tail = channel.unary_stream(
                 '/gradnoise.v1.Analysis/Tail',
                 request_serializer=gradnoise_dot_v1_dot_analysis__pb2.TailRequest.SerializeToString,
@@ -63,6 +68,13 @@ class AnalysisServicer(object):
 
     def Runs(self, request, context):
         """The runs in the store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Run(self, request, context):
+        """What a run is, from its first registration on, and its row of Runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +108,11 @@ def add_AnalysisServicer_to_server(servicer, server):
                     servicer.Runs,
                     request_deserializer=gradnoise_dot_v1_dot_analysis__pb2.RunsRequest.FromString,
                     response_serializer=gradnoise_dot_v1_dot_analysis__pb2.ArrowTable.SerializeToString,
+            ),
+            'Run': grpc.unary_unary_rpc_method_handler(
+                    servicer.Run,
+                    request_deserializer=gradnoise_dot_v1_dot_analysis__pb2.RunRequest.FromString,
+                    response_serializer=gradnoise_dot_v1_dot_analysis__pb2.RunReply.SerializeToString,
             ),
             'Tail': grpc.unary_stream_rpc_method_handler(
                     servicer.Tail,
@@ -141,6 +158,33 @@ class Analysis(object):
             '/gradnoise.v1.Analysis/Runs',
             gradnoise_dot_v1_dot_analysis__pb2.RunsRequest.SerializeToString,
             gradnoise_dot_v1_dot_analysis__pb2.ArrowTable.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Run(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gradnoise.v1.Analysis/Run',
+            gradnoise_dot_v1_dot_analysis__pb2.RunRequest.SerializeToString,
+            gradnoise_dot_v1_dot_analysis__pb2.RunReply.FromString,
             options,
             channel_credentials,
             insecure,
