@@ -10,6 +10,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
+def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the machine's own says that the tests are part of a distributed job, or go on with a run."""
+    for variable in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT", "GRADNOISE_RESUME"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """One thread, because small products gain nothing from two, and the same random numbers each time."""
     before = torch.get_num_threads()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -18,6 +18,8 @@ from .test_bursts import sgd
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gradnoise.collector import Handle
 
 
 def test_models_without_anything_to_record_are_refused(tmp_path: Path) -> None:
@@ -94,9 +96,10 @@ def test_where_the_samples_are_shipped(tmp_path: Path, monkeypatch: pytest.Monke
         attach(mlp(), dump=tmp_path, run="r")
 
 
-def test_an_existing_dump_of_the_same_groups_is_joined_with_one_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_finished_run_is_gone_on_with_only_if_that_is_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("GRADNOISE_RESUME", "1")
     for run in ("r", "r", None):
         model = mlp()
         with attach(model, dump=tmp_path, run=run, sampling=Sampling(burst=2, every=2)) as handle:
@@ -106,15 +109,73 @@ def test_an_existing_dump_of_the_same_groups_is_joined_with_one_warning(
     assert len(rows(tmp_path)) == 3 * 2 * 4
     assert len(messages(caplog)) == 2
     assert "joins it as another producer" in messages(caplog)[0]
+    monkeypatch.setenv("GRADNOISE_RESUME", "0")
+    before = sorted(tmp_path.iterdir())
+    for run in ("r", None):
+        text = rf"run 'r' in {tmp_path} is finished \(3 producers\).*another run= or dump=.*GRADNOISE_RESUME=1"
+        with pytest.raises(RunExistsError, match=text):
+            attach(mlp(), dump=tmp_path, run=run, sampling=Sampling(burst=2, every=2))
+    assert sorted(tmp_path.iterdir()) == before
+    assert len(messages(caplog)) == 2
+
+
+def one_step(path: Path, **arguments: Any) -> Handle:
+    model = mlp()
+    handle = attach(model, dump=path, run="r", **arguments)
+    train(model, sgd(model), Data(), 1)
+    return handle
+
+
+def test_a_run_whose_producer_lives_is_joined(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with one_step(tmp_path), one_step(tmp_path):
+        pass
+    assert len(Dump(tmp_path).producers()) == 2
+    assert len(messages(caplog)) == 1
+    with pytest.raises(RunExistsError, match=r"finished \(2 producers\)"):
+        one_step(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "joins"),
+    [
+        ("RANK", "0", True),
+        ("WORLD_SIZE", "2", True),
+        ("TORCHELASTIC_RESTART_COUNT", "1", True),
+        ("WORLD_SIZE", "1", False),
+        ("WORLD_SIZE", "many", False),
+        ("TORCHELASTIC_RESTART_COUNT", "0", False),
+    ],
+)
+def test_processes_of_a_distributed_or_restarted_job_join(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, joins: bool
+) -> None:
+    one_step(tmp_path).close()
+    monkeypatch.setenv(variable, value)
+    if joins:
+        one_step(tmp_path).close()
+    else:
+        with pytest.raises(RunExistsError, match=r"finished \(1 producer\)"):
+            one_step(tmp_path)
+    assert len(Dump(tmp_path).producers()) == 1 + joins
+
+
+def test_a_process_group_of_torch_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_step(tmp_path).close()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    one_step(tmp_path).close()
+    assert len(Dump(tmp_path).producers()) == 2
 
 
 def test_an_existing_dump_of_another_run_is_refused(tmp_path: Path) -> None:
-    attach(mlp(), dump=tmp_path, run="r").close()
-    with pytest.raises(RunExistsError, match="choose another run name"):
+    one_step(tmp_path).close()
+    with pytest.raises(RunExistsError, match="has another run id: choose another run name"):
         attach(mlp(), dump=tmp_path, run="other")
-    with pytest.raises(RunExistsError, match="with 2 groups"):
+    with pytest.raises(RunExistsError, match=r"other groups \(2 new, 4 missing: 'weight' is new\)"):
         attach(nn.Linear(2, 2), dump=tmp_path, run="r")
-    with pytest.raises(RunExistsError):
+    wider = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))
+    with pytest.raises(RunExistsError, match=r"group '0.weight' in shape \[9, 6\] instead of \[8, 6\]"):
+        attach(wider, dump=tmp_path, run="r")
+    with pytest.raises(RunExistsError, match=r"other sampled coordinates \(4 of group '0.weight', 48 there"):
         attach(mlp(), dump=tmp_path, run="r", sampling=Sampling(coordinates=4))
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(NotADumpError):

@@ -15,6 +15,7 @@ from gradnoise.collector._config import Sampling, default_dump, default_endpoint
 from gradnoise.collector._coordinates import sample_coordinates
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._handle import Handle
+from gradnoise.collector._join import check_join
 from gradnoise.collector._launch import Shipping, check_endpoint
 from gradnoise.collector._recorder import Recorder, State, warn
 from gradnoise.wire import Dump, Group, NotADumpError, RunInfo, WireError, check_run_id
@@ -48,7 +49,8 @@ def attach(
         endpoint: ``HOST:PORT`` of an analyzer; default ``$GRADNOISE_ENDPOINT``; without one the dump stays on disk.
         run: the run's id; default a readable unique one.
         dump: the dump's directory; default ``$GRADNOISE_DUMP``, else ``./gradnoise/<run>``. An existing dump of the
-            same run and groups is joined as another producer.
+            same run and groups is joined as another producer, with a warning, if one of its producers still runs, if
+            this process is one of a distributed or restarted job, or if ``GRADNOISE_RESUME`` is set.
         sampling: which coordinates of which steps.
         probe: extra minibatches at frozen parameters.
         scaler: the loss scaler, by whose scale gradients are divided.
@@ -59,7 +61,8 @@ def attach(
 
     Raises:
         CollectorError: the arguments cannot be recorded.
-        RunExistsError, WireError: the dump directory holds another run or something else; the run id is not usable.
+        RunExistsError: the dump directory holds another run, or a finished one that this process is no part of.
+        WireError: the directory holds something else; the run id is not usable.
     """
     if disabled():
         return Handle(state=State.DISABLED)
@@ -72,17 +75,19 @@ def attach(
         check_endpoint(endpoint)
     name = run or _readable_run(model)
     path = (Path(dump) if dump is not None else default_dump(name)).absolute()
-    joined = _run_at(path)
-    if joined is not None:
-        name = run or joined
+    there = _info_at(path)
+    if there is not None:
+        name = run or there.run
     info = _info(name, model, groups, sampling, probe)
+    if there is not None:
+        check_join(path, there, info)
     try:
         recorder = _recorder(path, info, adopt=run is None)
     except OSError as error:
         reason = f"the dump {path} cannot be written ({error.strerror or error})"
         warn("gradnoise turned itself off: %s. Training goes on", reason)
         return Handle(state=State.OFF, error=reason)
-    if joined is not None:
+    if there is not None:
         warn("gradnoise: %s holds run %s already; this process joins it as another producer", path, name)
     from gradnoise.collector._taps import Taps
 
@@ -174,15 +179,15 @@ def _recorder(path: Path, info: RunInfo, *, adopt: bool) -> Recorder:
     try:
         return Recorder(path, info)
     except WireError:
-        there = _run_at(path) if adopt else None
-        if there is None or there == info.run:
+        there = _info_at(path) if adopt else None
+        if there is None or there.run == info.run:
             raise
-        return Recorder(path, replace(info, run=there))
+        return Recorder(path, replace(info, run=there.run))
 
 
-def _run_at(path: Path) -> str | None:
+def _info_at(path: Path) -> RunInfo | None:
     try:
-        return Dump(path).info.run
+        return Dump(path).info
     except NotADumpError:
         return None
 

@@ -12,11 +12,23 @@ from gradnoise.collector._errors import CollectorError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DISABLED", "DUMP", "ENDPOINT", "Probe", "Sampling", "default_dump", "default_endpoint", "disabled"]
+__all__ = [
+    "DISABLED",
+    "DUMP",
+    "ENDPOINT",
+    "RESUME",
+    "Probe",
+    "Sampling",
+    "default_dump",
+    "default_endpoint",
+    "disabled",
+    "resuming",
+]
 
 DISABLED = "GRADNOISE_DISABLED"
 DUMP = "GRADNOISE_DUMP"
 ENDPOINT = "GRADNOISE_ENDPOINT"
+RESUME = "GRADNOISE_RESUME"
 
 
 def _integer(owner: str, name: str, value: object, least: int) -> None:
@@ -87,7 +99,16 @@ class Probe:
 
 def disabled() -> bool:
     """Whether ``GRADNOISE_DISABLED`` turns every collector of this process off."""
-    return os.environ.get(DISABLED, "").strip().lower() not in ("", "0", "false", "no")
+    return _is_set(DISABLED)
+
+
+def resuming() -> bool:
+    """Whether ``GRADNOISE_RESUME`` lets this process go on with a finished run as another producer of it."""
+    return _is_set(RESUME)
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "no")
 
 
 def default_endpoint() -> str | None:

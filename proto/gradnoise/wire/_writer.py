@@ -53,9 +53,33 @@ def create_dump(path: Path, info: RunInfo) -> None:
     if there.run != info.run or there.fingerprint != info.fingerprint:
         raise RunExistsError(
             f"{path} holds run {there.run!r} of {there.model} with {len(there.groups)} groups; run {info.run!r} of "
-            f"{info.model} with {len(info.groups)} groups (other names, shapes or sampled coordinates) cannot join "
-            "it: choose another run name or dump directory"
+            f"{info.model} with {len(info.groups)} groups cannot join it, for it has {_difference(there, info)}: "
+            "choose another run name or dump directory"
         )
+
+
+def _difference(there: RunInfo, info: RunInfo) -> str:
+    """Say what keeps two runs from being one."""
+    if there.run != info.run:
+        return "another run id"
+    theirs, ours = [group.name for group in there.groups], [group.name for group in info.groups]
+    if theirs != ours:
+        new = [name for name in ours if name not in set(theirs)]
+        gone = [name for name in theirs if name not in set(ours)]
+        if not new and not gone:
+            return "the same groups in another order"
+        first = f"{new[0]!r} is new" if new else f"{gone[0]!r} is missing"
+        return f"other groups ({len(new)} new, {len(gone)} missing: {first})"
+    for one, other in zip(there.groups, info.groups, strict=True):
+        if one.shape != other.shape:
+            return f"group {other.name!r} in shape {list(other.shape)} instead of {list(one.shape)}"
+    for one, other in zip(there.groups, info.groups, strict=True):
+        if one.indices != other.indices:
+            return (
+                f"other sampled coordinates ({len(other.indices)} of group {other.name!r}, {len(one.indices)} there; "
+                "number and seed must be the same)"
+            )
+    return "other groups"
 
 
 class TableLog:
