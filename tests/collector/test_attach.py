@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -246,3 +247,17 @@ def test_two_models_are_recorded_side_by_side(tmp_path: Path) -> None:
         train(two, second, data, 2)
     assert len(rows(tmp_path / "1")) == 12
     assert len(rows(tmp_path / "2")) == 4
+
+
+def test_a_handle_says_what_it_is_and_attach_informs_who_listens(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "d"
+    attach(mlp(), dump=path, run="r").close()
+    assert caplog.records == []
+    with caplog.at_level(logging.INFO, "gradnoise"), attach(mlp(), dump=tmp_path / "e", run="s") as handle:
+        assert [r.getMessage() for r in caplog.records] == [f"recording run s into {tmp_path / 'e'}"]
+        assert repr(handle) == f"<Handle recording run='s' path='{tmp_path / 'e'}'>"
+    assert repr(handle).startswith("<Handle closed run='s'")
+    monkeypatch.setenv("GRADNOISE_DISABLED", "1")
+    assert repr(attach(mlp())) == "<Handle disabled>"

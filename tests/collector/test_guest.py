@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +19,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradnoise.collector import Probe, Sampling, attach
+from gradnoise.collector import Probe, Sampling, _launch, _recorder, attach
 from gradnoise.collector._gather import Gatherer
+from gradnoise.collector._progress import Progress, ShipState
 from gradnoise.wire import Dump, Table, recover
 
 from .loops import Data, hooks_left, loss_of, messages, mlp, rows, train
@@ -128,7 +131,7 @@ logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout)
 import torch
 torch.set_num_threads(1)
 from tests.collector.loops import Data, loss_of, mlp, train
-from gradnoise.collector import Probe, Sampling, attach
+from gradnoise.collector import Probe, Sampling, _launch, _recorder, attach
 path = Path(sys.argv[1])
 model, data = mlp(), Data()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -328,6 +331,7 @@ def test_an_endpoint_that_does_not_answer_costs_one_warning(tmp_path: Path, capl
     model, data = mlp(), Data()
     optimizer = sgd(model)
     handle = attach(model, optimizer, endpoint="127.0.0.1:1", dump=tmp_path, run="r")
+    assert messages(caplog) == []
     train(model, optimizer, data, 5)
     deadline = time.monotonic() + 30
     while handle.stats().error is None and time.monotonic() < deadline:
@@ -345,3 +349,63 @@ def test_an_endpoint_that_does_not_answer_costs_one_warning(tmp_path: Path, capl
     stats = handle.stats()
     assert stats.shipped == 0
     assert stats.recorded == len(rows(tmp_path)) >= 20
+
+
+def test_an_endpoint_out_of_reach_is_mentioned_while_the_training_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_recorder, "_LOOK", 0.02)
+    monkeypatch.setattr(_launch, "_SILENCE", 0.2)
+    model = mlp()
+    optimizer = sgd(model)
+    handle = attach(model, optimizer, endpoint="127.0.0.1:1", dump=tmp_path, run="r")
+    deadline = time.monotonic() + 30
+    while not messages(caplog) and time.monotonic() < deadline:
+        train(model, optimizer, Data(), 1)
+    (message,) = messages(caplog)
+    assert "127.0.0.1:1 has not acknowledged everything (127.0.0.1:1" in message
+    assert {r.threadName for r in caplog.records if r.levelno >= logging.WARNING} == {"gradnoise-writer"}
+    assert handle.stats().state == "recording"
+    handle.close(timeout=0.1)
+    process = handle._shipping._process  # type: ignore[union-attr]
+    assert process is not None
+    os.kill(process.pid, signal.SIGTERM)
+    os.waitpid(process.pid, 0)
+    assert len(messages(caplog)) == 1
+
+
+def test_contact_in_time_and_the_end_of_a_shipment_are_no_cause_for_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(_launch, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    class Process:
+        code: int | None = None
+
+        def poll(self) -> int | None:
+            return self.code
+
+    process = Process()
+    shipping = _launch.Shipping(tmp_path, "p", "there:1", process)  # type: ignore[arg-type]
+
+    def look(at: float, state: ShipState) -> bool:
+        clock[0] = at
+        Progress("there:1", state, error="gone" if state is ShipState.UNREACHABLE else None).write(tmp_path, "p")
+        return shipping.look()
+
+    assert look(0, ShipState.UNREACHABLE)
+    assert look(9, ShipState.UNREACHABLE)
+    assert look(10, ShipState.SHIPPING)
+    assert look(11, ShipState.UNREACHABLE)
+    assert look(20, ShipState.UNREACHABLE)
+    assert messages(caplog) == []
+    process.code = -9
+    assert not look(21, ShipState.SHIPPING), "killed"
+    assert not look(40, ShipState.SHIPPING)
+    assert len(messages(caplog)) == 1
+    other = _launch.Shipping(tmp_path, "p", "there:1", process)  # type: ignore[arg-type]
+    Progress("there:1", ShipState.DONE).write(tmp_path, "p")
+    assert not other.look()
+    assert not _launch.Shipping(tmp_path, "p", "there:1", None).look()
+    assert len(messages(caplog)) == 1

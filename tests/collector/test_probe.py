@@ -244,3 +244,16 @@ def test_a_probe_works_with_gradients_switched_off_around_the_step(tmp_path: Pat
         with torch.no_grad():
             optimizer.step()
     assert [w["recorded"] for w in rows(tmp_path, Table.WINDOWS)] == [2]
+
+
+@pytest.mark.parametrize(("updates", "warnings"), [(2, 1), (3, 0)])
+def test_a_probe_that_never_came_is_mentioned_at_close(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, updates: int, warnings: int
+) -> None:
+    model, data = mlp(), Data()
+    optimizer = sgd(model)
+    handle = attach(model, optimizer, dump=tmp_path, probe=Probe(lambda: loss_of(model, data()), draws=2, every=3))
+    train(model, optimizer, data, updates)
+    handle.close()
+    text = "gradnoise: no probe ran: the first comes at update 3; 2 updates were seen"
+    assert messages(caplog) == [text] * warnings

@@ -17,7 +17,7 @@ from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._handle import Handle
 from gradnoise.collector._join import check_join
 from gradnoise.collector._launch import Shipping, check_endpoint
-from gradnoise.collector._recorder import Recorder, State, warn
+from gradnoise.collector._recorder import Recorder, State, inform, warn
 from gradnoise.wire import Dump, Group, NotADumpError, RunInfo, WireError, check_run_id
 
 if TYPE_CHECKING:
@@ -105,7 +105,11 @@ def attach(
     except Exception:
         recorder.close(1.0)
         raise
-    shipping = None if endpoint is None else Shipping.start(path, recorder.producer, endpoint)
+    shipping = None
+    if endpoint is not None:
+        shipping = Shipping.start(path, recorder.producer, endpoint)
+        recorder.watch(shipping.look)
+    inform("recording run %s into %s", info.run, path)
     return Handle(state=State.RECORDING, run=info.run, path=path, recorder=recorder, taps=taps, shipping=shipping)
 
 

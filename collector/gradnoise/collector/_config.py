@@ -70,14 +70,15 @@ class Sampling:
 class Probe:
     """Extra minibatches at frozen parameters: the draws that tell noise from drift.
 
-    Every ``every`` parameter updates, ``draws`` losses are taken from ``closure`` and differentiated. Parameters,
-    buffers, gradients, train/eval flags and random number generators are put back bit for bit afterwards.
+    First at update number ``every`` and then every ``every`` parameter updates, ``draws`` losses are taken from
+    ``closure`` and differentiated. Parameters, buffers, gradients, train/eval flags and random number generators are
+    put back bit for bit afterwards.
 
     Attributes:
         closure: returns the scalar loss of a fresh minibatch. It owns its iterator over the data and does not call
             ``backward``.
         draws: minibatches a probe.
-        every: parameter updates between two probes.
+        every: parameter updates between two probes, and before the first: a shorter training is not probed.
 
     Raises:
         CollectorError: a value out of its range, or a closure that cannot be called.

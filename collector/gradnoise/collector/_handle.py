@@ -52,8 +52,8 @@ class Handle:
     """A running collector. Nothing here raises into the training; also a context manager that closes it.
 
     Attributes:
-        run: the run's id; None if the collector never began.
-        path: the dump's directory; None if the collector never began.
+        run: the run's id, as chosen or made up by attach; None if the collector never began.
+        path: the dump's directory, absolute; None if the collector never began.
     """
 
     def __init__(
@@ -78,6 +78,11 @@ class Handle:
         self._closed = recorder is None
         if recorder is not None:
             atexit.register(self.close)
+
+    def __repr__(self) -> str:
+        state = self._state if self._recorder is None else self._recorder.state
+        where = "" if self.run is None else f" run={self.run!r} path={str(self.path)!r}"
+        return f"<Handle {state.value}{where}>"
 
     def log(self, loss: Any = None, batch_size: int | None = None, **metrics: Any) -> None:
         """Record what only the loop knows about a step: its loss, batch size, and further numbers.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Shipping", "check_endpoint"]
 
 _POLL = 0.02
+_SILENCE = 10.0  # seconds without contact that are worth a word while the training runs
 
 
 def check_endpoint(endpoint: str) -> str:
@@ -36,6 +37,8 @@ class Shipping:
         self._producer = producer
         self._endpoint = endpoint
         self._process = process
+        self._lost_since: float | None = None
+        self._warned = False
 
     @classmethod
     def start(cls, dump: Path, producer: str, endpoint: str) -> Shipping:
@@ -59,8 +62,29 @@ class Shipping:
         """Return how far the shipper has come; None while it has not said."""
         return Progress.read(self._dump, self._producer)
 
+    def look(self) -> bool:
+        """Warn once if the analyzer has been out of reach for a while; return whether to look again."""
+        process = self._process
+        if process is None or self._warned:
+            return False
+        progress = self.progress()
+        state = None if progress is None else progress.state
+        if state is ShipState.DONE:
+            return False
+        ended = process.poll() is not None
+        if not ended and state is not ShipState.UNREACHABLE:
+            self._lost_since = None
+            return True
+        now = time.monotonic()
+        if self._lost_since is None:
+            self._lost_since = now
+        if now - self._lost_since < _SILENCE:
+            return True
+        self._warn(progress)
+        return False
+
     def finish(self, timeout: float) -> bool:
-        """Wait until everything is acknowledged; after ``timeout`` seconds leave the shipper to itself, and warn."""
+        """Wait until everything is acknowledged; after ``timeout`` seconds leave the shipper to itself, and warn once."""
         process = self._process
         if process is None:
             return False
@@ -73,6 +97,13 @@ class Shipping:
             process.returncode = 0
         if progress is not None and progress.state is ShipState.DONE:
             return True
+        self._warn(progress)
+        return False
+
+    def _warn(self, progress: Progress | None) -> None:
+        if self._warned:
+            return
+        self._warned = True
         reason = "" if progress is None or progress.error is None else f" ({progress.error})"
         warn(
             "gradnoise: %s has not acknowledged everything%s. The dump stays in %s; send the rest with: "
@@ -83,4 +114,3 @@ class Shipping:
             self._dump,
             self._endpoint,
         )
-        return False

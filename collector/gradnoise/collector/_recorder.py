@@ -22,15 +22,17 @@ from gradnoise.collector._tables import BATCH_BYTES, AmbiguousDrawsError, TableB
 from gradnoise.wire import DumpWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from gradnoise.wire import RunInfo
 
-__all__ = ["AMBIGUOUS", "QUEUE_BYTES", "Counters", "Recorder", "State", "warn"]
+__all__ = ["AMBIGUOUS", "QUEUE_BYTES", "Counters", "Recorder", "State", "inform", "warn"]
 
 QUEUE_BYTES = 64 << 20
 _LINGER = 1.0  # seconds a row may wait for its batch to fill
 _GATHER = 0.1  # seconds the writer lets records collect: each waking of it takes the interpreter from the training
+_LOOK = 2.0  # seconds between two looks of the writer at what it watches
 _ROW_BYTES = 512  # what a row of steps or events is taken to hold in memory
 
 _log = logging.getLogger("gradnoise")
@@ -69,7 +71,20 @@ def warn(message: str, *args: object) -> None:
         _log.warning(message, *args)
 
 
-_Item = DrawsAt | WindowEnd | StepRow | Event | threading.Event
+def inform(message: str, *args: object) -> None:
+    """Log what is good to know; silent unless the user asks for it."""
+    with contextlib.suppress(Exception):
+        _log.info(message, *args)
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """Something to look at until it says False."""
+
+    look: Callable[[], bool]
+
+
+_Item = DrawsAt | WindowEnd | StepRow | Event | threading.Event | _Watch
 
 
 class Recorder:
@@ -101,6 +116,7 @@ class Recorder:
         self._state = State.RECORDING
         self.error: str | None = None
         self._warned: set[str] = set()
+        self._watch: _Watch | None = None
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="gradnoise-writer", daemon=True)
         self._thread.start()
@@ -153,6 +169,10 @@ class Recorder:
     ) -> bool:
         """Offer a row of the events table."""
         return self._offer(Event(time.time_ns(), kind, count, detail, step, group), _ROW_BYTES)
+
+    def watch(self, look: Callable[[], bool]) -> None:
+        """Let the writer's thread call ``look`` every few seconds, until it returns False."""
+        self._offer(_Watch(look), 0)
 
     def warn_once(self, key: str, message: str, *args: object) -> bool:
         """Log a warning, the first time for this key; return whether it was."""
@@ -236,11 +256,15 @@ class Recorder:
 
     def _write_all(self) -> None:
         deadline: float | None = None
+        next_look = 0.0
         while self._state is State.RECORDING:
             with self._wake:
                 if not self._waiting:
                     self._urgent = False
-                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    until = deadline
+                    if self._watch is not None:
+                        until = next_look if until is None else min(until, next_look)
+                    left = None if until is None else max(0.0, until - time.monotonic())
                     if self._wake.wait_for(self._called, left):
                         self._wake.wait_for(self._hurried, _GATHER)
                 item, nbytes = self._waiting.popleft() if self._waiting else (None, 0)
@@ -254,12 +278,22 @@ class Recorder:
                 self._tables.flush()
                 return
             now = time.monotonic()
+            if self._watch is not None and now >= next_look:
+                next_look = now + _LOOK
+                self._look(self._watch)
             if deadline is not None and now >= deadline:
                 self._tables.flush()
             if self._tables.empty:
                 deadline = None
             elif deadline is None or now >= deadline:
                 deadline = now + _LINGER
+
+    def _look(self, watch: _Watch) -> None:
+        more = False
+        with contextlib.suppress(Exception):  # whatever is watched, the dump is written
+            more = watch.look()
+        if not more:
+            self._watch = None
 
     def _called(self) -> bool:
         return bool(self._waiting) or self._closing or self._state is not State.RECORDING
@@ -282,6 +316,8 @@ class Recorder:
             self._tables.add_step(item)
         elif isinstance(item, Event):
             self._tables.add_event(item)
+        elif isinstance(item, _Watch):
+            self._watch = item
         else:
             try:
                 self._tables.flush()

@@ -95,6 +95,7 @@ class Taps:
         self._recorder = recorder
         self._sampling = sampling
         self._probe = probe
+        self._unprobed = probe  # until the first probe runs
         self._scaler = scaler
         self._batch_size = batch_size
         self._names = [group.name for group in info.groups]
@@ -216,6 +217,13 @@ class Taps:
             for row in self._rows.values():
                 self._recorder.step(row)
             self._rows.clear()
+            if self._unprobed is not None:
+                self._recorder.warn_once(
+                    "no probe",
+                    "gradnoise: no probe ran: the first comes at update %d; %d updates were seen",
+                    self._unprobed.every,
+                    self._theta,
+                )
         except Exception as error:
             self._fail(error)
         self._stop()
@@ -335,6 +343,7 @@ class Taps:
         model = self._model()
         if model is None:
             return
+        self._unprobed = None
         self._paused = True
         try:
             run_probe(
