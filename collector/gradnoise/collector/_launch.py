@@ -84,7 +84,7 @@ class Shipping:
         return False
 
     def finish(self, timeout: float) -> bool:
-        """Wait until everything is acknowledged; after ``timeout`` seconds leave the shipper to itself, and warn once."""
+        """Wait until everything is acknowledged; after ``timeout`` seconds leave the shipper be, and warn once."""
         process = self._process
         if process is None:
             return False
