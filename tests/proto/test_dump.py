@@ -357,3 +357,53 @@ def test_unknown_tables_and_foreign_files_are_passed_over(tmp_path: Path) -> Non
     (tmp_path / f"novelty-{writer.producer}-000000.arrow").write_bytes(b"x")
     (tmp_path / "notes.txt").write_text("mine")
     assert Dump(tmp_path).producers() == [writer.producer]
+
+
+def test_the_tailer_passes_a_missing_segment_and_says_so(tmp_path: Path) -> None:
+    writer = write(tmp_path, 20, segment_bytes=3000)
+    writer.close()
+    for number in (0, 2):
+        (tmp_path / f"draws-{writer.producer}-{number:06d}.arrow").unlink()
+    tailer = Tailer(tmp_path, writer.producer)
+    read = [stamped.sequence for stamped in tailer.poll()]
+    tailer.finish()
+    assert read == sequences(Dump(tmp_path), writer.producer)
+    assert 0 not in read
+    assert read[-1] == 19
+    assert [problem.split(" of ")[0] for problem in tailer.problems] == ["draws segment 0", "draws segment 2"]
+
+
+def test_a_tail_that_stays_torn_is_a_problem_when_the_producer_ended(tmp_path: Path) -> None:
+    writer = write(tmp_path, 3)
+    writer.close()
+    sealed = only(tmp_path, "draws-*.arrow")
+    sealed.write_bytes(sealed.read_bytes()[: sealed.stat().st_size // 2])
+    tailer = Tailer(tmp_path, writer.producer)
+    assert len(list(tailer.poll())) < 3
+    assert tailer.problems == []
+    tailer.finish()
+    assert len(tailer.problems) == 1
+    assert "incomplete message" in tailer.problems[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [2**63]},
+        {"shape": [-1, 3]},
+        {"shape": [float("inf")]},
+        {"indices": []},
+        {"indices": [2, 1]},
+        {"indices": [0, 12]},
+        {"indices": [-1]},
+        {"name": "*"},
+        {"name": ""},
+        {"name": "a\x1b[2J"},
+        {"name": "a.bias"},
+    ],
+)
+def test_groups_that_no_model_has_are_refused(change: dict[str, object]) -> None:
+    described = json.loads(INFO.to_json())
+    described["groups"][0] |= change
+    with pytest.raises(NotADumpError, match="malformed"):
+        RunInfo.from_json(json.dumps(described))

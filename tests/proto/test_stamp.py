@@ -108,3 +108,14 @@ def test_unpack_refuses_another_schema_unstamped_batches_and_several_batches() -
                 writer.write_batch(stamped.batch, custom_metadata=metadata)
         with pytest.raises(CorruptBatchError, match=message):
             unpack(Table.DRAWS, sink.getvalue().to_pybytes())
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_compressed_buffers_are_refused_before_they_are_decoded(codec: str) -> None:
+    stamped = Stamped.of(Table.DRAWS, 0, draws_batch(range(50)))
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with pa.ipc.new_stream(sink, stamped.batch.schema, options=options) as writer:
+        writer.write_batch(stamped.batch, custom_metadata=stamped.custom_metadata())
+    with pytest.raises(CorruptBatchError, match="compressed"):
+        unpack(Table.DRAWS, sink.getvalue().to_pybytes())

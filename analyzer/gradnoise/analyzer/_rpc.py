@@ -58,7 +58,6 @@ _CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (AnalyzerError, grpc.StatusCode.INTERNAL),
 )
 
-_BREAK_NEWS_SECONDS = 0.05
 
 _NACKS = {
     Refusal.INVALID: ingest_pb2.Nack.INVALID,
@@ -168,11 +167,8 @@ class IngestServicer(ingest_pb2_grpc.IngestServicer):
         with self._slots.one():
             inbox = Inbox(request_iterator, lambda r: len(r.payload), self._service.limits.credit_bytes)
             self._inboxes.add(inbox)
-            broken = threading.Event()
-            if not context.add_callback(broken.set):
-                broken.set()
             try:
-                yield from self._append(inbox, broken)
+                yield from self._append(inbox)
             finally:
                 inbox.close()
                 self._inboxes.discard(inbox)
@@ -182,31 +178,30 @@ class IngestServicer(ingest_pb2_grpc.IngestServicer):
         for inbox in list(self._inboxes):
             inbox.interrupt()
 
-    def _append(
-        self, inbox: Inbox[ingest_pb2.AppendRequest], broken: threading.Event
-    ) -> Iterator[ingest_pb2.AppendResponse]:
+    def _append(self, inbox: Inbox[ingest_pb2.AppendRequest]) -> Iterator[ingest_pb2.AppendResponse]:
         log: ProducerLog | None = None
-        while not self._service.draining.is_set():
-            requests = inbox.take()
-            if not requests:
-                break
-            first = requests[0]
-            if log is None:
-                log = self._service.store.producer(first.run, first.producer)
-            if any((r.run, r.producer) != (log.info.run, log.producer) for r in requests):
-                raise InvalidRequestError(
-                    f"one stream, one producer: this one began with producer {log.producer!r} of run "
-                    f"{log.info.run!r}; open another stream"
-                )
-            incoming = [Incoming(request.table, request.sequence, request.payload) for request in requests]
-            for answer in handlers.append(self._service, log, incoming):
-                yield _response(answer)
-        if self._service.draining.is_set():
-            raise NotReadyError("the analyzer is shutting down: connect again later")
-        # A stream that broke off is to be taken up again: only one that was ended seals. To grpc's iterator both look
-        # the same at first; the news that the call is over follows within a moment.
-        if log is not None and inbox.complete and not broken.wait(_BREAK_NEWS_SECONDS):
-            log.seal()
+        try:
+            while not self._service.draining.is_set():
+                requests = inbox.take()
+                if not requests:
+                    break
+                first = requests[0]
+                if log is None:
+                    log = self._service.store.producer(first.run, first.producer)
+                if any((r.run, r.producer) != (log.info.run, log.producer) for r in requests):
+                    raise InvalidRequestError(
+                        f"one stream, one producer: this one began with producer {log.producer!r} of run "
+                        f"{log.info.run!r}; open another stream"
+                    )
+                incoming = [Incoming(request.table, request.sequence, request.payload) for request in requests]
+                for answer in handlers.append(self._service, log, incoming):
+                    yield _response(answer)
+            if self._service.draining.is_set():
+                raise NotReadyError("the analyzer is shutting down: connect again later")
+        finally:
+            # Ended or broken off: a producer that comes back begins new segments, one that does not holds no files.
+            if log is not None:
+                log.seal()
 
 
 def _response(answer: Acknowledged | Refused) -> ingest_pb2.AppendResponse:

@@ -150,6 +150,7 @@ class _Sender:
         tailer = Tailer(self._dump, self._producer)
         try:
             yield from self._tail(tailer)
+            tailer.finish()
             self._unreadable = tuple(tailer.problems)
         except Exception as error:
             # gRPC would log it and cancel; the receiving side raises it.

@@ -65,8 +65,8 @@ class IngestServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Append(self, request_iterator, context):
-        """One producer's batches, in sequence per table. Half-closing tells the analyzer that the producer has nothing
-        more for now; it seals the producer's segments.
+        """One producer's batches, in sequence per table. When the stream ends the analyzer seals the producer's segments;
+        a producer that comes back begins new ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Group", "RunInfo", "check_run_id"]
 
+_LONGEST_NAME = 512
+_LARGEST_SIZE = 1 << 48
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -106,7 +109,7 @@ class RunInfo:
         try:
             data: dict[str, Any] = json.loads(text)
             version = int(data["schema_version"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise NotADumpError(
                 f"{source} does not describe a gradnoise run ({error!r}): expected the JSON that the collector writes; "
                 "give the directory of a dump"
@@ -135,7 +138,24 @@ class RunInfo:
                 versions=dict(data["versions"]),
                 schema_version=version,
             )
-        except (ValueError, KeyError, TypeError) as error:
+            _check_groups(groups)
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise NotADumpError(f"{source} is incomplete or malformed: {error!r}") from error
         check_run_id(info.run)
         return info
+
+
+def _check_groups(groups: tuple[Group, ...]) -> None:
+    """Hold groups against what a model can have; raise :class:`ValueError` naming the first that cannot be."""
+    names = [group.name for group in groups]
+    if len(set(names)) != len(names):
+        raise ValueError("two groups have the same name")
+    for group in groups:
+        if not (0 < len(group.name) <= _LONGEST_NAME and group.name.isprintable()) or group.name == "*":
+            raise ValueError(f"a group cannot be named {group.name[:40]!r}")
+        if any(extent < 0 for extent in group.shape) or not 0 < group.size <= _LARGEST_SIZE:
+            raise ValueError(f"group {group.name!r} cannot have that shape")
+        indices = group.indices
+        ascending = all(low < high for low, high in itertools.pairwise(indices))
+        if not (indices and ascending and indices[0] >= 0 and indices[-1] < group.size):
+            raise ValueError(f"the sampled indices of group {group.name!r} are not ascending within it")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from gradnoise.wire._errors import CorruptBatchError, SyncError, UnknownSchemaVersionError
+from gradnoise.wire._flatbuffer import body_length
 from gradnoise.wire._schemas import SCHEMA_VERSION, SUPPORTED_VERSIONS, Table, schema
 from gradnoise.wire._stamp import Stamped, check
 
@@ -304,7 +305,7 @@ class SegmentReader:
         if len(data) < 8 + metadata_size:
             return None, 8 + metadata_size
         try:
-            size = 8 + metadata_size + _body_length(data[8 : 8 + metadata_size])
+            size = 8 + metadata_size + body_length(data[8 : 8 + metadata_size])
             if len(data) < size:
                 return None, size
             return pa.ipc.read_message(pa.py_buffer(data[:size])), size
@@ -372,28 +373,3 @@ def open_segment(directory: Path, segment: Segment) -> SegmentReader | None:
         except FileNotFoundError:
             continue
     return None
-
-
-_MAX_BODY = 1 << 31
-
-
-def _body_length(header: memoryview) -> int:
-    """Return ``Message.bodyLength``, field 3 of the flatbuffer, which Arrow's Python API does not expose.
-
-    Raises:
-        ValueError, struct.error: the header is damaged.
-    """
-    (root,) = struct.unpack_from("<I", header)
-    (to_vtable,) = struct.unpack_from("<i", header, root)
-    vtable = root - to_vtable
-    (vtable_size,) = struct.unpack_from("<H", header, vtable)
-    slot = 4 + 2 * 3
-    if vtable_size < slot + 2:
-        return 0
-    (offset,) = struct.unpack_from("<H", header, vtable + slot)
-    if offset == 0:
-        return 0
-    (length,) = struct.unpack_from("<q", header, root + offset)
-    if not 0 <= length <= _MAX_BODY:
-        raise ValueError(f"body of {length} bytes")
-    return int(length)

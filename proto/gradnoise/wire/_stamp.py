@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from gradnoise.wire._errors import CorruptBatchError
+from gradnoise.wire._flatbuffer import body_length, is_compressed
 from gradnoise.wire._schemas import Table, schema
 
 __all__ = ["Stamped", "content_crc", "pack", "unpack"]
@@ -139,6 +140,7 @@ def unpack(table: Table, payload: bytes) -> Stamped:
     Raises:
         CorruptBatchError: the payload is not exactly one valid, stamped batch of ``table``.
     """
+    _refuse_compression(table, payload)
     try:
         with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
             # The schema is held against the allowed one before any batch is decoded.
@@ -158,3 +160,21 @@ def unpack(table: Table, payload: bytes) -> Stamped:
     except (pa.ArrowException, OSError, ValueError, EOFError) as error:
         raise CorruptBatchError(f"payload for table {table.value!r} is not an Arrow IPC stream: {error}") from error
     return check(table, batch, metadata)
+
+
+def _refuse_compression(table: Table, payload: bytes) -> None:
+    """Refuse compressed buffers before anything is decoded: a few kilobytes can hold gigabytes."""
+    data, at = memoryview(payload), 0
+    try:
+        while at < len(data):
+            mark, size = struct.unpack_from("<Ii", data, at)
+            if mark != 0xFFFFFFFF or size < 0:
+                raise ValueError(f"no message begins at byte {at}")
+            if size == 0:
+                return
+            header = data[at + 8 : at + 8 + size]
+            if is_compressed(header):
+                raise ValueError("its buffers are compressed: send them uncompressed")
+            at += 8 + size + body_length(header)
+    except (struct.error, ValueError, IndexError) as error:
+        raise CorruptBatchError(f"payload for table {table.value!r} is not taken: {error}") from error

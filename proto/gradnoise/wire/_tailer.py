@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gradnoise.wire._reader import segments_of
 from gradnoise.wire._schemas import Table
 from gradnoise.wire._segment import Segment, SegmentReader, SegmentState, open_segment
 
@@ -23,29 +24,53 @@ class _TableTail:
         self._directory = directory
         self._table = table
         self._producer = producer
+        self._key = (table, producer)
         self._number = 0
         self._reader: SegmentReader | None = None
         self.problems: list[str] = []
 
     def poll(self) -> Iterator[Stamped]:
         while True:
-            if self._reader is None:
-                self._reader = open_segment(self._directory, Segment(self._table, self._producer, self._number))
-                if self._reader is None:
-                    return
+            if self._reader is None and not self._open():
+                return
+            assert self._reader is not None
             # Looked for before reading: a successor is only begun when this segment has its last batch.
-            successor = Segment(self._table, self._producer, self._number + 1).find(self._directory)
+            successor = self._next(self._number + 1)
             yield from self._reader.poll()
             self.problems += self._reader.corrupt
             self._reader.corrupt = []
-            if self._reader.state is SegmentState.PENDING and successor is None:
+            if self._reader.state is not SegmentState.DONE and successor is None:
                 return
-            if self._reader.state is not SegmentState.DONE:
-                self.problems.append(f"{self._reader.path.name}: {self._reader.problem or 'never sealed'}")
-            if self._reader.state is SegmentState.BROKEN and successor is None:
-                return
-            self.close()
+            self._settle()
             self._number += 1
+
+    def finish(self) -> None:
+        """Note what is unfinished, now that nothing more will be written."""
+        if self._reader is not None:
+            self._settle()
+
+    def _next(self, least: int) -> int | None:
+        """Return the lowest number of a segment from ``least`` on."""
+        numbers = (s.number for s in segments_of(self._directory) if (s.table, s.producer) == self._key)
+        return min((number for number in numbers if number >= least), default=None)
+
+    def _open(self) -> bool:
+        number = self._next(self._number)
+        if number is None:
+            return False
+        self._reader = open_segment(self._directory, Segment(self._table, self._producer, number))
+        if number > self._number:
+            missing = f"{self._number} to {number - 1}" if number > self._number + 1 else str(self._number)
+            self.problems.append(f"{self._table} segment {missing} of producer {self._producer[:8]} is missing")
+            self._number = number
+        return self._reader is not None
+
+    def _settle(self) -> None:
+        """Leave a segment behind; one without a clean end at a message is a problem."""
+        assert self._reader is not None
+        if self._reader.state is not SegmentState.DONE and self._reader.problem is not None:
+            self.problems.append(f"{self._reader.path.name}: {self._reader.problem}")
+        self.close()
 
     def close(self) -> None:
         if self._reader is not None:
@@ -76,6 +101,11 @@ class Tailer:
             if table is not Table.WINDOWS:
                 yield from tail.poll()
         yield from closing
+
+    def finish(self) -> None:
+        """Say that nothing more will be written: what is unfinished becomes a problem. Call :meth:`poll` before."""
+        for tail in self._tails.values():
+            tail.finish()
 
     @property
     def problems(self) -> list[str]:

@@ -129,6 +129,8 @@ class TableLog:
         except OSError:
             writer.sync()
             self.abandon()
+            if writer.segment.find(self._directory) is None:  # it held nothing and is gone: its number is free
+                self._next_segment = writer.segment.number
             raise
 
     def sync(self) -> None:
