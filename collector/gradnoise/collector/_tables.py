@@ -246,7 +246,7 @@ def _steps_batch(rows: list[StepRow]) -> pa.RecordBatch:
                 "beta1": _number(row.beta1),
                 "beta2": _number(row.beta2),
                 "batch_size": row.batch_size,
-                "wall_time": row.wall_time_ns,
+                "wall_time": row.wall_time_ns // 1000,
                 "metrics": [(name, _number(value)) for name, value in row.metrics.items()] or None,
             }
             for row in rows
@@ -260,7 +260,7 @@ def _events_batch(events: list[Event]) -> pa.RecordBatch:
         [
             {
                 "step": event.step,
-                "wall_time": event.wall_time_ns,
+                "wall_time": event.wall_time_ns // 1000,
                 "kind": event.kind,
                 "group": event.group,
                 "count": event.count,

@@ -41,7 +41,7 @@ class WindowKind(StrEnum):
 # 16-bit codes into the run's group names: two bytes a row instead of a repeated name.
 GROUP_TYPE = pa.dictionary(pa.int16(), pa.utf8())
 _VALUES = pa.list_(pa.field("item", pa.float32(), nullable=False))
-_TIME = pa.timestamp("ns", tz="UTC")
+_TIME = pa.timestamp("us", tz="UTC")  # nanoseconds would need pandas to become Python values
 
 
 def _field(name: str, kind: pa.DataType, text: str, *, null: bool = False) -> pa.Field:
