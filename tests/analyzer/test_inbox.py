@@ -28,7 +28,6 @@ def test_a_busy_receiver_holds_the_source_back_at_the_limit() -> None:
         found += items
         assert pulled <= len(found) + 4
     assert found == list(range(1000))
-    assert inbox.complete
 
 
 def test_an_item_beyond_the_limit_is_taken_alone() -> None:
@@ -54,4 +53,3 @@ def test_closing_lets_a_reader_that_is_held_back_end() -> None:
     inbox.close()
     until(lambda: set(threading.enumerate()) <= before, what="the end of the reader")
     assert inbox.take() == []
-    assert not inbox.complete

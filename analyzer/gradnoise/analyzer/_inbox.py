@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -18,16 +19,12 @@ class Inbox(Generic[T]):
     """Takes items from a blocking iterable while their receiver is busy, so that it finds several at once.
 
     Args:
-        source: the items; an exception from it means that it broke off.
+        source: the items; an exception from it ends them too.
         size: bytes of an item.
         limit: bytes to hold; the source is not read further beyond it (one item is always taken).
-
-    Attributes:
-        complete: the source came to its end by itself.
     """
 
     def __init__(self, source: Iterable[T], size: Callable[[T], int], limit: int) -> None:
-        self.complete = False
         self._size = size
         self._limit = limit
         self._items: deque[T] = deque()
@@ -61,21 +58,18 @@ class Inbox(Generic[T]):
             self._changed.notify_all()
 
     def _read(self, source: Iterable[T]) -> None:
-        try:
+        # grpc raises where the client is gone; what it is does not matter.
+        with contextlib.suppress(Exception):
             for item in source:
                 size = self._size(item)
                 with self._changed:
                     while not self._ended and self._items and self._bytes + size > self._limit:
                         self._changed.wait()
                     if self._ended:
-                        return
+                        break
                     self._items.append(item)
                     self._bytes += size
                     self._changed.notify_all()
-            self.complete = True
-        except Exception:  # grpc raises where the client is gone; what it is does not matter
-            self.complete = False
-        finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
