@@ -41,11 +41,20 @@ class Status(enum.StrEnum):
 
 
 class Verdict(enum.StrEnum):
-    """What the evidence says about the Gaussian law. (The rivals that would be needed to say `stable` come later.)"""
+    """What the evidence says about the law of the noise."""
 
     GAUSSIAN = "gaussian"
+    """Nothing speaks against a Gaussian, and the sample was large enough for something to."""
+    STABLE = "stable"
+    """The Gaussian is rejected and SαS, α < 2, is the best of the laws compared."""
+    HEAVY_FINITE_VARIANCE = "heavy_finite_variance"
+    """The Gaussian is rejected and a heavy-tailed law of finite variance fits better than SαS."""
+    SCALE_MIXTURE = "scale_mixture"
+    """Gaussian parameter by parameter, on scales so different that together they look heavy-tailed. Needs the matrix:
+    one vector cannot tell it from the law before."""
     NOT_GAUSSIAN = "not_gaussian"
     UNDECIDED = "undecided"
+    """The evidence stays below the margin that a verdict needs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradnoise.analyzer.stats import _engine, _fit, _null, gaussian, stable
+from gradnoise.analyzer.stats import _engine, _fit, _null, gaussian
 from gradnoise.analyzer.stats._estimate import MIN_VALUES, Status, TooFewValues, Verdict, as_real
 from gradnoise.analyzer.stats._multiple import benjamini_hochberg
+from gradnoise.analyzer.stats._stable_fit import fits_from_rows, raise_unfit
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -88,7 +89,7 @@ def stable_vs_gaussian_columns(U: ArrayLike, *, location: bool = False, threads:
     """Every column of ``U`` (draws × columns) compared; see ``stable_vs_gaussian`` and ``stable.fit_columns``."""
     values = as_real(U, "U", 2)
     rows = _engine.fit_rows(values, located=location, intervals=True, columns=True, threads=threads)
-    fits = stable.fits_from_rows(rows, location)
+    fits = fits_from_rows(rows, location)
     fitted = np.isin(rows[:, _fit.CODE].astype(int), _engine.FITTED)
     ratio = np.full(len(rows), np.nan)
     ratio[fitted] = np.maximum(2 * (rows[fitted, _fit.LOGLIK] - rows[fitted, _fit.GAUSS_LOGLIK]), 0.0)
@@ -113,7 +114,7 @@ def stable_vs_gaussian(x: ArrayLike, *, location: bool = False) -> Comparison:
         raise TooFewValues(f"x: expected at least {MIN_VALUES} non-zero values, got an empty array")
     all_of_it = stable_vs_gaussian_columns(values[:, None], location=location)
     status: Status = all_of_it.stable.status[0]
-    stable.raise_unfit(status, "x", float(all_of_it.stable.n[0]), values.size)
+    raise_unfit(status, "x", float(all_of_it.stable.n[0]), values.size)
     one = all_of_it.stable[0]
     few = location and one.n < FEW_LOCATED
     note = (f"{one.n:.0f} values with a fitted location: p-values below {FEW_LOCATED} are a little too small",)

@@ -22,7 +22,7 @@ from gradnoise.analyzer.stats._estimate import (
     as_real,
     as_weights,
 )
-from gradnoise.analyzer.stats.stable import raise_unfit
+from gradnoise.analyzer.stats._stable_fit import raise_unfit
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
