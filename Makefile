@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help install demo test lint bench proto tables clean
+.PHONY: help install demo test lint bench calibration proto tables clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,7 +34,11 @@ lint: install  ## formatting, lint, types, import rules, generated code
 	tools/make_proto.sh --check
 
 bench: install  ## benchmarks, each printing ratios measured side by side in one run
+	$(PIP) --group bench
 	$(BIN)/python -m tests.benchmarks
+
+calibration: install  ## simulations behind every error bar, p-value and verdict (an hour)
+	$(BIN)/python -m tests.calibration
 
 proto: install  ## regenerate the protobuf code
 	tools/make_proto.sh
