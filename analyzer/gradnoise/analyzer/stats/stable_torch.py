@@ -1,0 +1,211 @@
+"""The log-density of SαS(σ) on tensors: any device, batched, differentiable in x, α and the scale.
+
+The twin of ``stable.logpdf`` on the same table. Only this module of the package imports torch; nothing imports it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+try:
+    import torch
+except ImportError as error:  # pragma: no cover
+    raise ImportError("stable_torch needs PyTorch: pip install 'gradnoise[torch]'") from error
+
+from gradnoise.analyzer.stats._estimate import InvalidInput
+from gradnoise.analyzer.stats._table import (
+    _WIDTH,
+    ALPHA_MIN,
+    GAUSS_PEAK,
+    LOG_2_SQRT_PI,
+    TAIL_TERMS,
+    X_TAIL,
+    table,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["logpdf"]
+
+
+class _Buffers(NamedTuple):
+    """The table on one device in one type; see ``_table.Table``."""
+
+    interior: Tensor
+    """Panel edges but the first and the last."""
+    middle: Tensor
+    slope: Tensor
+    """By panel: its middle, and the local coordinate's derivative in α."""
+    cell_of: Tensor
+    mid: Tensor
+    inverse: Tensor
+    coefficients: Tensor
+
+
+_LOADED: dict[tuple[torch.device, torch.dtype], _Buffers] = {}
+
+
+def _buffers(device: torch.device, dtype: torch.dtype) -> _Buffers:
+    """The table on ``device``, copied there once."""
+    key = (device, dtype)
+    if key not in _LOADED:
+        tab = table()
+        edges = tab.edges
+        real = (edges[1:-1], (edges[1:] + edges[:-1]) / 2, 2 / (edges[1:] - edges[:-1]))
+        interior, middle, slope, mid, inverse, coefficients = (
+            torch.as_tensor(v, dtype=dtype, device=device) for v in (*real, tab.mid, tab.inverse, tab.coefficients)
+        )
+        cell_of = torch.as_tensor(tab.cell_of, device=device)
+        _LOADED[key] = _Buffers(interior, middle, slope, cell_of, mid, inverse, coefficients)
+    return _LOADED[key]
+
+
+def _derivative(j: int, order: int) -> float:
+    """The factor of the ``order``-th derivative of the ``j``-th power."""
+    return float(math.perm(j, order))
+
+
+def _bins(z: Tensor) -> Tensor:
+    """Fine bins of 0 ≤ z < X_TAIL, off the bits of 1 + 16 z: sixteen to an octave."""
+    shifted = 1.0 + 16.0 * z
+    if z.dtype == torch.float64:
+        return (shifted.view(torch.int64) >> 48) - (1023 << 4)
+    return ((shifted.view(torch.int32) >> 19) - (127 << 4)).long()
+
+
+class _Excess(torch.autograd.Function):
+    """∂^m/∂z^m ∂^n/∂α^n of T(z, α) = (f(z; α) − f(z; 2))/(2 − α), 0 ≤ z < X_TAIL.
+
+    Polynomials in both, so that every derivative is one more of the same kind: derivatives of any order, and nothing to
+    remember for them but z and α.
+    """
+
+    @staticmethod
+    def forward(z: Tensor, alpha: Tensor, m: int, n: int) -> Tensor:
+        """``alpha`` broadcasts to the shape of ``z``; both have at least one dimension."""
+        tab = _buffers(z.device, z.dtype)
+        powers, rows = tab.coefficients.shape[1:]
+        panel = torch.searchsorted(tab.interior, alpha.contiguous())
+        slope = tab.slope[panel]
+        u = (alpha - tab.middle[panel]) * slope
+        where = panel.expand(z.shape)
+        cell = tab.cell_of[where, _bins(z)]
+        inverse = tab.inverse[where, cell]
+        t = (z - tab.mid[where, cell]) * inverse
+        first = TAIL_TERMS + _WIDTH * cell
+        value = torch.zeros_like(z)
+        if alpha.numel() * rows <= z.numel() * _WIDTH:
+            # Few α: all rows at each of them, then a look-up per point.
+            u, collapsed = u.reshape(-1, 1), torch.zeros((), dtype=z.dtype, device=z.device)
+            per_alpha = tab.coefficients[panel.reshape(-1)]
+            for d in range(powers - 1, n - 1, -1):
+                collapsed = collapsed * u + _derivative(d, n) * per_alpha[:, d]
+            collapsed = collapsed.expand(alpha.numel(), rows).reshape(-1)
+            which = torch.arange(alpha.numel(), device=z.device).reshape(alpha.shape).expand(z.shape)
+            at = which * rows + first
+            for j in range(_WIDTH - 1, m - 1, -1):
+                value = value * t + _derivative(j, m) * collapsed[at + j]
+        else:
+            flat = tab.coefficients.reshape(-1)
+            at = where * (powers * rows) + first
+            for j in range(_WIDTH - 1, m - 1, -1):
+                c = torch.zeros_like(z)
+                for d in range(powers - 1, n - 1, -1):
+                    c = c * u + _derivative(d, n) * flat[at + (d * rows + j)]
+                value = value * t + _derivative(j, m) * c
+        return value * inverse**m * slope**n
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        z, alpha, ctx.m, ctx.n = inputs
+        ctx.save_for_backward(z, alpha)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+        z, alpha = ctx.saved_tensors
+        in_z = grad * _excess(z, alpha, ctx.m + 1, ctx.n) if ctx.needs_input_grad[0] else None
+        in_alpha = None
+        if ctx.needs_input_grad[1]:
+            in_alpha = (grad * _excess(z, alpha, ctx.m, ctx.n + 1)).sum_to_size(alpha.shape)
+        return in_z, in_alpha, None, None
+
+
+def _excess(z: Tensor, alpha: Tensor, m: int = 0, n: int = 0) -> Tensor:
+    result: Tensor = _Excess.apply(z, alpha, m, n)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _tail_coefficients(alpha: Tensor) -> list[Tensor]:
+    """b_1 ... b_K of the tail series f = δ Σ_k b_k z^(−αk−1), each of the shape of ``alpha``.
+
+    b_k = (−1)^{k+1} Γ(αk+1) sin(kπα/2)/(π k! δ), with sin(kπα/2) = −(−1)^k sin(kπδ/2) and sinc(y) = sin(πy)/(πy).
+    """
+    delta = 2.0 - alpha
+    return [
+        torch.exp(torch.lgamma(alpha * k + 1.0) - math.lgamma(k + 1)) * (0.5 * k) * torch.sinc(0.5 * k * delta)
+        for k in range(1, TAIL_TERMS + 1)
+    ]
+
+
+def _parameter(value: Tensor | float, name: str, x: Tensor, low: float, high: float) -> Tensor:
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype=x.dtype, device=x.device)
+    if not low <= value <= high or math.isinf(value):
+        raise InvalidInput(f"{name}: expected a number in [{low:g}, {high:g}], got {value!r}")
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+
+
+def logpdf(x: Tensor, alpha: Tensor | float, scale: Tensor | float = 1.0) -> Tensor:
+    """Natural logarithm of the SαS(``scale``) density at ``x``, a float32 or float64 tensor on any device.
+
+    The arguments broadcast; the answer is of the type and on the device of ``x``, to which ``alpha`` and ``scale`` are
+    brought. Derivatives of any order in all three by autograd; at α = 2 the derivative in α is that from below.
+    NaN in ``x`` stays NaN, ±infinity gives −infinity. A tensor is not checked, which would stall a GPU: where
+    ``alpha`` lies outside [0.5, 2] or ``scale`` is not above 0 the answer is NaN. Numbers out of range, and an ``x`` of
+    another type, raise ``InvalidInput``.
+
+    In float64 it agrees with ``stable.logpdf`` to 2e-10. In float32 the arguments are taken as the float32 numbers they
+    are, and the error against double precision is below 4e-6 + 5e-7 |ln f|.
+    """
+    if not isinstance(x, torch.Tensor) or x.dtype not in (torch.float32, torch.float64):
+        raise InvalidInput(f"x: expected a float32 or float64 tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+    a = _parameter(alpha, "alpha", x, ALPHA_MIN, 2.0)
+    s = _parameter(scale, "scale", x, torch.finfo(x.dtype).tiny, math.inf)
+    answer = torch.broadcast_shapes(x.shape, a.shape, s.shape)
+    # At least one dimension: an index tensor without any would be read off the device.
+    x, a, s = torch.atleast_1d(x, a, s)
+    shape = torch.broadcast_shapes(x.shape, a.shape, s.shape)
+    # Not abs(), whose second derivative at 0 autograd takes for 0.
+    magnitude = torch.where(x < 0, -x, x)
+    z = (magnitude / s).expand(shape)
+    delta = 2.0 - a
+    gaussian = (delta == 0).expand(shape)
+    inner = z < X_TAIL
+    # Each branch sees harmless values where another is taken: an infinity there would turn gradients into NaN.
+    z_in = torch.where(inner, z, 0.0)
+    excess = _excess(z_in, a)
+    density = GAUSS_PEAK * torch.exp(-0.25 * z_in * z_in) + delta * excess
+    centre = torch.log(torch.where(inner & ~gaussian, density, 1.0))
+
+    finite = torch.isfinite(z)
+    far = torch.where(finite, 1.0, magnitude)  # x/σ overflowed
+    log_z = torch.where(finite, torch.log(torch.where(inner | ~finite, X_TAIL, z)), torch.log(far) - torch.log(s))
+    w = torch.exp(-a * log_z)
+    b = _tail_coefficients(a)
+    series = b[-1].expand(shape)
+    for coefficient in b[-2::-1]:
+        series = series * w + coefficient
+    tail = torch.log(torch.where(gaussian, 1.0, delta) * series) - (1.0 + a) * log_z
+
+    # ln(g + δT) = ln g + ln(1 + δT/g): with δ = 0 the value of the first term and the derivatives of both. The exponent
+    # is cut where exp() would overflow.
+    z_gaussian = torch.where(gaussian, z, 0.0)
+    exponent = 0.25 * z_gaussian * z_gaussian + LOG_2_SQRT_PI
+    largest = math.log(torch.finfo(x.dtype).max) - 3.0
+    t = torch.where(inner, excess, series * torch.exp(-(1.0 + a) * log_z))
+    limit = torch.log1p(delta * torch.where(gaussian, t, 0.0) * torch.exp(exponent.clamp(max=largest))) - exponent
+
+    result = torch.where(gaussian, limit, torch.where(inner, centre, tail)) - torch.log(s)
+    return torch.where((a >= ALPHA_MIN) & (a <= 2.0) & (s > 0), result, math.nan).reshape(answer)
