@@ -1,0 +1,117 @@
+"""α and the scale from the empirical characteristic function."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradnoise.analyzer.stats._alpha import AlphaEstimate, from_log, nonzero, range_warning, zeros_warning
+from gradnoise.analyzer.stats._estimate import Z95, DegenerateValues
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from gradnoise.analyzer.stats._estimate import Floats
+
+_REFERENCE = "Koutrouvelis 1980, 1981; Kogon & Williams 1998"
+_FREQUENCIES = 0.1 * np.arange(1, 16)
+"""ω of the regression, in units of 1/σ. With generalised least squares their asymptotic standard deviation of α̂ is
+1.05, 1.006 and 1.002 times the Cramér–Rao bound at α = 1.3, 1.7 and 1.9."""
+_DESIGN = np.column_stack([np.log(_FREQUENCIES), np.ones_like(_FREQUENCIES)])
+_SUM, _DIFFERENCE = np.add.outer(_FREQUENCIES, _FREQUENCIES), np.abs(np.subtract.outer(_FREQUENCIES, _FREQUENCIES))
+_ALPHA_RANGE = (0.5, 1.99)
+"""Where the weights are taken: at α = 2 the errors at small ω are one and the same and their matrix is singular."""
+_PASSES = 2
+_FAR = 1e15
+"""|x|/σ beyond which a cosine is rounding."""
+
+
+def _covariance(alpha: float, count: int) -> Floats:
+    """n × covariance of ln(−ln φ̂(ω_i)) at the first ``count`` frequencies, for SαS(1), φ̂ = mean cos(ωx).
+
+    Cov(cos ω_i X, cos ω_j X) = ½ [φ(ω_i + ω_j) + φ(ω_i − ω_j)] − φ(ω_i) φ(ω_j), and
+    d ln(−ln φ)/dφ = 1/(φ ln φ) = −e^{ω^α}/ω^α.
+    """
+    part = slice(count)
+    both: Floats = 0.5 * (np.exp(-(_SUM[part, part] ** alpha)) + np.exp(-(_DIFFERENCE[part, part] ** alpha)))
+    power = _FREQUENCIES[part] ** alpha
+    phi = np.exp(-power)
+    slope = 1.0 / (phi * power)
+    return (both - np.outer(phi, phi)) * np.outer(slope, slope)
+
+
+def _cosines(z: Floats, w: Floats) -> Floats:
+    """Mean of cos(ω_k z), k = 1, 2, ..., by cos(kθ) = 2 cos θ cos((k−1)θ) − cos((k−2)θ): one cosine a value."""
+    first = np.cos(_FREQUENCIES[0] * z)
+    before, now = np.ones_like(first), first
+    out = np.empty(_FREQUENCIES.size)
+    total = float(w.sum()) if w.size else float(z.size)
+    for k in range(_FREQUENCIES.size):
+        out[k] = float(now @ w if w.size else now.sum()) / total
+        before, now = now, 2.0 * first * now - before
+    return out
+
+
+def ecf(x: ArrayLike, weights: ArrayLike | None = None) -> AlphaEstimate:
+    """α and σ by regression on the empirical characteristic function.
+
+    For a law symmetric about 0, φ(ω) = E cos(ωX) = exp(−σ^α ω^α), so that ln(−ln φ(ω)) = α ln ω + α ln σ is a line.
+    (The published regressions use |φ̂|², whose imaginary part is nothing but noise about a known centre.) The
+    ordinates at ω σ = 0.1, 0.2, … 1.5 are fitted by generalised least squares with their covariance under the fitted
+    law, in two passes that standardise the values by median |x| and then by σ̂. The same covariance gives the
+    standard errors. The interval is α̂ ± 1.96 of them: at 1000 values it covers 92 % or more up to α = 1.9; for less,
+    or closer to 2, take the profile interval of ``stable.fit``.
+
+    ``x``: one dimension. ``weights`` are frequencies, so that it works on a histogram. Exact zeros are left out,
+    counted and said. Frequencies from the first on at which φ̂ ≤ 0 are not used (tens of values, or no stable law).
+    α̂ may come out slightly above 2, with a warning; the standard error there is that of α = 1.99.
+
+    Raises ``InvalidInput`` (also for weights), ``NonFiniteValues``, ``AllZero``, ``TooFewValues`` (fewer than 30
+    non-zero values, by count or weight), ``DegenerateValues`` (all equal, or no characteristic function of a law with
+    a spread: fewer than three usable frequencies or a slope that is not positive).
+    """
+    values, w, zeros = nonzero(x, weights)
+    n = float(w.sum()) if w.size else float(values.size)
+    magnitude = np.abs(values)
+    scale, alpha = _median(magnitude, w), 1.5
+    covariance: Any = np.eye(2)
+    for _ in range(_PASSES):
+        with np.errstate(over="ignore"):
+            phi = _cosines(np.minimum(magnitude / scale, _FAR), w)
+        usable = (phi > 0) & (phi < 1)
+        count = int(usable.argmin()) if not usable.all() else usable.size
+        if count < 3:
+            raise DegenerateValues(
+                "x: the characteristic function of these values is that of no stable law; look at them for atoms"
+            )
+        errors = _covariance(min(max(alpha, _ALPHA_RANGE[0]), _ALPHA_RANGE[1]), count)
+        weighted = np.linalg.solve(errors, _DESIGN[:count])
+        covariance = np.linalg.inv(_DESIGN[:count].T @ weighted)
+        alpha, intercept = (float(v) for v in covariance @ (weighted.T @ np.log(-np.log(phi[:count]))))
+        if alpha <= 0:
+            raise DegenerateValues(
+                f"x: the characteristic function of these values falls with exponent {alpha:.3g}, that of no stable law"
+            )
+        step = intercept / alpha
+        scale *= math.exp(min(max(step, -5.0), 5.0))
+    se = math.sqrt(covariance[0, 0] / n)
+    # ln σ = ln(unit) + c/α with c the intercept of the last pass.
+    gradient = np.array([-step, 1.0]) / alpha
+    se_log_scale = math.sqrt(gradient @ covariance @ gradient / n)
+    method = f"regression on the characteristic function at {count} frequencies, generalised least squares"
+    spread = from_log(math.log(scale), se_log_scale, Z95 * se_log_scale, n, method, _REFERENCE)
+    warnings = zeros_warning(zeros) + range_warning(alpha)
+    return AlphaEstimate(
+        alpha, se, alpha - Z95 * se, alpha + Z95 * se, n, method, _REFERENCE, warnings, scale=spread, zeros=zeros
+    )
+
+
+def _median(magnitude: Floats, w: Floats) -> float:
+    """Median of positive values, weighted if there are weights."""
+    if not w.size:
+        return float(np.median(magnitude))
+    order = np.argsort(magnitude)
+    total = np.cumsum(w[order])
+    return float(magnitude[order[int(np.searchsorted(total, 0.5 * total[-1]))]])
