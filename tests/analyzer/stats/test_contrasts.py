@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradnoise.analyzer.stats import InvalidInput, TooFewValues, contrasts, stable
+from gradnoise.analyzer.stats import InvalidInput, NonFiniteValues, TooFewValues, contrasts, stable
+from gradnoise.analyzer.stats.contrasts import Minibatches, Replacement
 
 
 @settings(max_examples=40, deadline=None)
@@ -106,3 +107,100 @@ def test_bad_input() -> None:
         contrasts.pair(np.array([["a"], ["b"]]))
     with pytest.raises(InvalidInput, match="one entry a draw"):
         contrasts.pair(np.ones((4, 2)), [1, 2])
+
+
+def test_full_is_noise_as_defined() -> None:
+    rng = np.random.default_rng(9)
+    gradient, draws = rng.normal(size=5), rng.normal(size=(7, 5))
+    c = contrasts.full(draws, gradient)
+    np.testing.assert_allclose(c.noise, gradient - draws)
+    assert (c.reference, c.draws_per_row, c.row_stride, c.covariance_factor) == ("full", 1, 1, 1.0)
+    assert c.scale_factor(1.3) == 1.0
+    assert contrasts.full(draws.astype(np.float32), gradient).noise.dtype == np.float32
+    assert len(contrasts.full(draws[:1], gradient).noise) == 1
+    with pytest.raises(InvalidInput, match="one entry a coordinate"):
+        contrasts.full(draws, gradient[:4])
+    with pytest.raises(NonFiniteValues, match="gradient"):
+        contrasts.full(draws, np.where(np.arange(5) == 2, np.nan, gradient))
+    with pytest.raises(TooFewValues, match="got 0 of 1"):
+        contrasts.full(np.full((1, 5), np.nan), gradient)
+
+
+def test_ema_is_the_bias_corrected_average_before_less_the_draw() -> None:
+    draws = np.random.default_rng(10).normal(size=(12, 3))
+    c = contrasts.ema(draws, 0.5)
+    assert len(c.noise) == 12 - 4  # 0.5^4 < 0.1
+    for row, t in enumerate(range(4, 12)):
+        weights = 0.5 ** np.arange(t)[::-1]
+        np.testing.assert_allclose(c.noise[row], weights @ draws[:t] / weights.sum() - draws[t], atol=1e-14)
+    np.testing.assert_allclose(contrasts.ema(draws + 100.0, 0.5).noise, c.noise, atol=1e-12)
+    assert any("drift" in warning for warning in c.warnings)
+    assert c.row_stride == 5
+    with pytest.raises(InvalidInput, match="beta"):
+        contrasts.ema(draws, 1.0)
+    with pytest.raises(TooFewValues, match="at least 23"):
+        contrasts.ema(draws)
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.9])
+@pytest.mark.parametrize("alpha", [0.9, 1.4, 2.0])
+def test_ema_leads_back_to_one_draw(alpha: float, beta: float) -> None:
+    draws = stable.rvs(alpha, 1.0, (60, 20_000), np.random.default_rng(11))
+    c = contrasts.ema(draws, beta)
+    fitted = stable.fit(c.noise[-1])
+    assert c.scale_factor(alpha) * fitted.scale.value == pytest.approx(1.0, abs=0.04)
+    closed = (1 + (1 - beta) ** alpha / (1 - beta**alpha)) ** (-1 / alpha)
+    assert c.scale_factor(alpha) == pytest.approx(closed, rel=2e-3)
+    if alpha == 2.0:
+        assert c.covariance_factor * np.mean(c.noise**2) == pytest.approx(2.0, rel=0.02)
+        lag = np.mean(c.noise[1:] * c.noise[:-1]) / np.mean(c.noise**2)
+        assert lag == pytest.approx(-(1 - beta) / 2, abs=0.01)
+
+
+@pytest.mark.parametrize("replacement", list(Replacement))
+def test_covariance_factor_of_minibatches(replacement: Replacement) -> None:
+    # 24 examples with a gradient of variance 1 (over the dataset), minibatches of 6, 20 000 independent repeats as
+    # coordinates: every contrast leads back to C/B = 1/6.
+    rng = np.random.default_rng(12)
+    n, b, repeats = 24, 6, 20_000
+    examples = rng.normal(size=n)
+    examples = (examples - examples.mean()) / examples.std()
+    order = np.argsort(rng.random((8, repeats, n)), axis=2)
+    if replacement is Replacement.WITH:
+        picked = rng.integers(n, size=(8, repeats, b))
+    elif replacement is Replacement.WITHOUT:
+        picked = order[:, :, :b]
+    else:
+        picked = np.moveaxis(order[0].reshape(repeats, n // b, b), 1, 0)
+    draws = examples[picked].mean(axis=2)
+    source = Minibatches(n, b, replacement)
+    made = [
+        contrasts.full(draws, np.zeros(repeats), minibatches=source),
+        contrasts.pair(draws, minibatches=source),
+        contrasts.mean(draws, minibatches=source),
+        contrasts.difference(draws, minibatches=source),
+        contrasts.ema(draws, 0.2, minibatches=source),
+    ]
+    for c in made:
+        assert c.covariance_factor * np.mean(c.noise**2) == pytest.approx(1 / b, rel=0.03), c.reference
+
+
+def test_minibatches_refuse_what_has_no_noise() -> None:
+    for n, b in ((10, 10), (10, 0), (0, 1)):
+        with pytest.raises(InvalidInput, match="batch_size"):
+            Minibatches(n, b, Replacement.WITH)
+
+
+def test_noise_that_lies_off_its_centre_is_said() -> None:
+    rng = np.random.default_rng(13)
+    skewed = rng.exponential(size=(200, 50)) * np.where(rng.random(50) < 0.5, 1.0, -1.0)
+    assert any("skewed" in warning for warning in contrasts.mean(skewed).warnings)
+    assert any("skewed" in warning for warning in contrasts.full(skewed, np.sign(skewed[0])).warnings)
+    assert not contrasts.pair(skewed).warnings
+    symmetric = rng.standard_t(3, (200, 50))
+    assert not contrasts.mean(symmetric).warnings
+    symmetric[:, 7:] *= rng.random((200, 43)) < 0.5
+    symmetric[:, 0] = 0
+    assert not contrasts.full(symmetric, np.zeros(50)).warnings  # zeros do not count, dead columns neither
+    assert any("atom" in warning for warning in contrasts.mean(symmetric).warnings)  # now they lie off 0
+    assert not contrasts.full(np.ones((3, 2)), np.ones(2)).warnings
