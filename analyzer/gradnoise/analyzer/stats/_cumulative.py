@@ -179,8 +179,7 @@ def upper_points(
             out[i] = side * np.inf
             continue
         if a == 1.0:
-            z = math.tan(math.pi * h) if h < 0.25 else 1.0 / math.tan(math.pi * p)
-            out[i] = side * z * s
+            out[i] = side * (s * math.tan(math.pi * h) if h < 0.25 else s / math.tan(math.pi * p))
             continue
         if p <= delta * tail:
             # P ≈ δ b_1/α z^(−α) starts Newton in ln z; the slope of ln P is −z f/P.

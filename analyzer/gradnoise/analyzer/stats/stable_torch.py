@@ -44,6 +44,7 @@ class _Buffers(NamedTuple):
     coefficients: Tensor
 
 
+_TABLE = table()
 _LOADED: dict[tuple[torch.device, torch.dtype], _Buffers] = {}
 
 
@@ -51,8 +52,7 @@ def _buffers(device: torch.device, dtype: torch.dtype) -> _Buffers:
     """The table on ``device``, copied there once."""
     key = (device, dtype)
     if key not in _LOADED:
-        tab = table()
-        edges = tab.edges
+        tab, edges = _TABLE, _TABLE.edges
         real = (edges[1:-1], (edges[1:] + edges[:-1]) / 2, 2 / (edges[1:] - edges[:-1]))
         interior, middle, slope, mid, inverse, coefficients = (
             torch.as_tensor(v, dtype=dtype, device=device) for v in (*real, tab.mid, tab.inverse, tab.coefficients)
@@ -123,7 +123,7 @@ class _Excess(torch.autograd.Function):
         ctx.save_for_backward(z, alpha)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         z, alpha = ctx.saved_tensors
         in_z = grad * _excess(z, alpha, ctx.m + 1, ctx.n) if ctx.needs_input_grad[0] else None
         in_alpha = None
@@ -140,13 +140,21 @@ def _excess(z: Tensor, alpha: Tensor, m: int = 0, n: int = 0) -> Tensor:
 def _tail_coefficients(alpha: Tensor) -> list[Tensor]:
     """b_1 ... b_K of the tail series f = δ Σ_k b_k z^(−αk−1), each of the shape of ``alpha``.
 
-    b_k = (−1)^{k+1} Γ(αk+1) sin(kπα/2)/(π k! δ), with sin(kπα/2) = −(−1)^k sin(kπδ/2) and sinc(y) = sin(πy)/(πy).
+    b_k = (−1)^{k+1} Γ(αk+1) sin(kπα/2)/(π k! δ). With θ = πδ/2 that is Γ(αk+1)/k! · sin(kθ)/2θ, and sin(kθ) =
+    sin θ U_{k−1}(cos θ), U Chebyshev's polynomials of the second kind: smooth at δ = 0 however often differentiated.
     """
-    delta = 2.0 - alpha
-    return [
-        torch.exp(torch.lgamma(alpha * k + 1.0) - math.lgamma(k + 1)) * (0.5 * k) * torch.sinc(0.5 * k * delta)
-        for k in range(1, TAIL_TERMS + 1)
-    ]
+    theta = (0.5 * math.pi) * (2.0 - alpha)
+    small = theta < 0.02
+    square = theta * theta
+    away = torch.where(small, 1.0, theta)
+    sinc = torch.where(small, 1 - square / 6 * (1 - square / 20 * (1 - square / 42)), torch.sin(away) / away)
+    cosine = torch.cos(theta)
+    before, chebyshev = torch.zeros_like(theta), torch.ones_like(theta)
+    result = []
+    for k in range(1, TAIL_TERMS + 1):
+        result.append(torch.exp(torch.lgamma(alpha * k + 1.0) - math.lgamma(k + 1)) * (0.5 * sinc * chebyshev))
+        before, chebyshev = chebyshev, 2.0 * cosine * chebyshev - before
+    return result
 
 
 def _parameter(value: Tensor | float, name: str, x: Tensor, low: float, high: float) -> Tensor:
