@@ -99,7 +99,7 @@ def tails(x: Floats, sign: float, alpha: Floats, scale: Floats, tab: Table, inte
     right = np.empty(cells)
     ready = np.zeros(cells, dtype=np.int64)
     each_alpha, each_scale = int(alpha.size > 1), int(scale.size > 1)
-    visit, panel, u, tail, whole = 0, 0, 0.0, 0.0, 0.0
+    visit, panel, u, tail, weight = 0, 0, 0.0, 0.0, 0.0
     a = np.nan
     for i in range(x.size):
         if alpha[i * each_alpha] != a:
@@ -108,7 +108,7 @@ def tails(x: Floats, sign: float, alpha: Floats, scale: Floats, tab: Table, inte
             panel, u, _ = panel_of(tab, a)
             values(tab, panel, u, 0, TAIL_TERMS, work)
             tail = _power_tail(math.log(X_TAIL), a, work)
-            whole = _beyond(integrals, panel, u, 0) + tail
+            weight = 0.5 - (2.0 - a) * (_beyond(integrals, panel, u, 0) + tail)
         s = scale[i * each_scale]
         v = sign * float(x[i])
         z = abs(v) / s
@@ -130,11 +130,84 @@ def tails(x: Floats, sign: float, alpha: Floats, scale: Floats, tab: Table, inte
                 values(tab, panel, u, at, _WIDTH, work)
                 right[cell] = _beyond(integrals, panel, u, cell + 1) + tail
             rest = _rest_of_cell(t, at, work) / tab.inverse[panel, cell] + right[cell]
-            p = (0.5 - delta * whole) * math.erfc(0.5 * z) + delta * rest
+            p = weight * math.erfc(0.5 * z) + delta * rest
         else:
             log_z = math.log(z) if z < np.inf or abs(v) == np.inf else math.log(abs(v)) - math.log(s)
             p = delta * _power_tail(log_z, a, work)
         out[i] = p if v >= 0 else 1.0 - p
+
+
+@kernel
+def _cell_value(t: float, at: int, work: Floats) -> float:
+    """The cell's polynomial, T, at the local coordinate ``t``."""
+    value: float = work[0, at + _WIDTH - 1]
+    for j in range(_WIDTH - 2, -1, -1):
+        value = value * t + work[0, at + j]
+    return value
+
+
+@kernel
+def _log_point_in_tail(p: float, alpha: float, work: Floats) -> float:
+    """ln x of the point beyond X_TAIL with P(X > x) = ``p``: Newton on ln P against ln x, whose slope is −x f/P.
+
+    It starts at the leading term, P ≈ δ b_1/α x^(−α).
+    """
+    log_p = math.log(p) - math.log(2.0 - alpha)
+    log_z = max((math.log(work[0, 0] / alpha) - log_p) / alpha, math.log(X_TAIL))
+    for _ in range(50):
+        there = _power_tail(log_z, alpha, work)
+        step = (math.log(there) - log_p) * there / _power_density(log_z, alpha, work)
+        log_z += step
+        if abs(step) <= 1e-12 * log_z:
+            break
+    return log_z
+
+
+@kernel
+def _point_near_median(h: float, delta: float, weight: float, mid: float, inverse: float, work: Floats) -> float:
+    """x in the first cell with P(0 < X < x) = ``h``, which does not cancel. ``weight`` is the Gaussian's, (1 − 2δR)/2.
+
+    P is concave in x, so that Newton from the left never overshoots.
+    """
+    z = 0.0
+    for _ in range(50):
+        mean = 0.0
+        for n in range(4):
+            mean += _WEIGHTS[n] * _cell_value((z * _NODES[n] - mid) * inverse, TAIL_TERMS, work)
+        within = weight * math.erf(0.5 * z) + delta * z * mean
+        slope = GAUSS_PEAK * math.exp(-0.25 * z * z) + delta * _cell_value((z - mid) * inverse, TAIL_TERMS, work)
+        step = (h - within) / slope
+        z += step
+        if abs(step) <= 1e-12 * z:
+            break
+    return z
+
+
+@kernel
+def _point_in_cell(
+    p: float, delta: float, weight: float, right: float, mid: float, inverse: float, at: int, work: Floats
+) -> float:
+    """x in a cell with P(X > x) = ``p``: Newton on ln P, bisection where it would leave the bracket.
+
+    ``right`` is ∫ T from the cell's right edge to infinity.
+    """
+    low, high = mid - 1.0 / inverse, mid + 1.0 / inverse
+    z = mid
+    for _ in range(100):
+        t = (z - mid) * inverse
+        there = weight * math.erfc(0.5 * z) + delta * (_rest_of_cell(t, at, work) / inverse + right)
+        if there > p:
+            low = z
+        else:
+            high = z
+        slope = GAUSS_PEAK * math.exp(-0.25 * z * z) + delta * _cell_value(t, at, work)
+        after = z + math.log(there / p) * there / slope
+        if not low <= after <= high:
+            after = 0.5 * (low + high)
+        step, z = after - z, after
+        if abs(step) <= 1e-12 * z:
+            break
+    return z
 
 
 @kernel
@@ -143,115 +216,62 @@ def upper_points(
 ) -> None:
     """``sign`` times the x with P(X > x) = q_i, into ``out``; α = 2 is left to the caller. NaN stays NaN.
 
-    A bisection over the cells' edges brackets the point inside one cell; there Newton's method on ln P, in the tail on
-    ln P against ln x. In the first cell, around the median, it solves P(0 < X < x) = ½ − q, which does not cancel.
+    A bisection over the cells' edges brackets the point inside one cell.
     """
     work = np.empty((1, tab.coefficients.shape[2]))
     cells = tab.mid.shape[1]
-    edge = np.empty(cells + 1)  # P(X > left edge of the cell)
-    edge_ready = np.zeros(cells + 1, dtype=np.int64)
-    cell_ready = np.zeros(cells, dtype=np.int64)
+    edge = np.empty(cells)  # P(X > left edge of the cell)
+    edge_ready, cell_ready = np.zeros(cells, dtype=np.int64), np.zeros(cells, dtype=np.int64)
     each_alpha, each_scale = int(alpha.size > 1), int(scale.size > 1)
-    visit, panel, u, tail, whole, count = 0, 0, 0.0, 0.0, 0.0, 0
+    visit, panel, u, tail, weight, delta = 0, 0, 0.0, 0.0, 0.0, 0.0
     a = np.nan
     for i in range(q.size):
         if alpha[i * each_alpha] != a:
             a = alpha[i * each_alpha]
+            delta = 2.0 - a
             visit += 1
             panel, u, _ = panel_of(tab, a)
             values(tab, panel, u, 0, TAIL_TERMS, work)
             tail = _power_tail(math.log(X_TAIL), a, work)
-            whole = _beyond(integrals, panel, u, 0) + tail
-            count = integrals.cells[panel]
-        if a == 2.0:
-            continue
+            weight = 0.5 - delta * (_beyond(integrals, panel, u, 0) + tail)
         s = scale[i * each_scale]
         given = float(q[i])
-        # P is the smaller side's probability and h = ½ − P, both without rounding that matters.
+        # p is the smaller side's probability and h = ½ − p, both without rounding that matters.
         p = min(given, 1.0 - given)
         h = 0.5 - p
         side = sign if given <= 0.5 else -sign
-        delta = 2.0 - a
+        if a == 2.0:
+            continue
         if p != p:
             out[i] = np.nan
-            continue
-        if p == 0.0:
+        elif p == 0.0:
             out[i] = side * np.inf
-            continue
-        if a == 1.0:
+        elif a == 1.0:
             out[i] = side * (s * math.tan(math.pi * h) if h < 0.25 else s / math.tan(math.pi * p))
-            continue
-        if p <= delta * tail:
-            # P ≈ δ b_1/α z^(−α) starts Newton in ln z; the slope of ln P is −z f/P.
-            log_z = max((math.log(delta * work[0, 0] / a) - math.log(p)) / a, math.log(X_TAIL))
-            for _ in range(50):
-                there = _power_tail(log_z, a, work)
-                step = (math.log(there) - math.log(p / delta)) * there / _power_density(log_z, a, work)
-                log_z += step
-                if abs(step) <= 1e-12 * log_z:
-                    break
+        elif p <= delta * tail:
+            log_z = _log_point_in_tail(p, a, work)
             z = math.exp(log_z)
             out[i] = side * (z * s if z < np.inf else math.exp(log_z + math.log(s)))
-            continue
-        low, high = 0, count  # the cell is found between these edges
-        while high - low > 1:
-            middle = (low + high) // 2
-            if edge_ready[middle] != visit:
-                edge_ready[middle] = visit
-                left = tab.mid[panel, middle] - 1.0 / tab.inverse[panel, middle]
-                edge[middle] = (0.5 - delta * whole) * math.erfc(0.5 * left) + delta * (
-                    _beyond(integrals, panel, u, middle) + tail
-                )
-            if edge[middle] >= p:
-                low = middle
-            else:
-                high = middle
-        at = TAIL_TERMS + _WIDTH * low
-        inverse, mid = tab.inverse[panel, low], tab.mid[panel, low]
-        if cell_ready[low] != visit:
-            cell_ready[low] = visit
-            values(tab, panel, u, at, _WIDTH, work)
-        if low == 0:
-            # Concave in z, so that Newton from the left never overshoots.
-            z = 0.0
-            for _ in range(50):
-                inside = 0.0
-                for n in range(4):
-                    t = (z * _NODES[n] - mid) * inverse
-                    value = work[0, at + _WIDTH - 1]
-                    for j in range(_WIDTH - 2, -1, -1):
-                        value = value * t + work[0, at + j]
-                    inside += _WEIGHTS[n] * value
-                t = (z - mid) * inverse
-                value = work[0, at + _WIDTH - 1]
-                for j in range(_WIDTH - 2, -1, -1):
-                    value = value * t + work[0, at + j]
-                between = (0.5 - delta * whole) * math.erf(0.5 * z) + delta * z * inside
-                step = (h - between) / (GAUSS_PEAK * math.exp(-0.25 * z * z) + delta * value)
-                z += step
-                if abs(step) <= 1e-12 * z:
-                    break
         else:
-            lowest, highest = mid - 1.0 / inverse, mid + 1.0 / inverse
-            right = _beyond(integrals, panel, u, low + 1) + tail
-            z = mid
-            for _ in range(100):
-                t = (z - mid) * inverse
-                value = work[0, at + _WIDTH - 1]
-                for j in range(_WIDTH - 2, -1, -1):
-                    value = value * t + work[0, at + j]
-                there = (0.5 - delta * whole) * math.erfc(0.5 * z) + delta * (
-                    _rest_of_cell(t, at, work) / inverse + right
-                )
-                if there > p:
-                    lowest = z
+            cell, end = 0, integrals.cells[panel]
+            while end - cell > 1:
+                middle = (cell + end) // 2
+                if edge_ready[middle] != visit:
+                    edge_ready[middle] = visit
+                    left = tab.mid[panel, middle] - 1.0 / tab.inverse[panel, middle]
+                    rest = _beyond(integrals, panel, u, middle) + tail
+                    edge[middle] = weight * math.erfc(0.5 * left) + delta * rest
+                if edge[middle] >= p:
+                    cell = middle
                 else:
-                    highest = z
-                step = math.log(there / p) * there / (GAUSS_PEAK * math.exp(-0.25 * z * z) + delta * value)
-                after = z + step
-                if not lowest <= after <= highest:
-                    after = 0.5 * (lowest + highest)
-                step, z = after - z, after
-                if abs(step) <= 1e-12 * z:
-                    break
-        out[i] = side * z * s
+                    end = middle
+            at, mid, inverse = TAIL_TERMS + _WIDTH * cell, tab.mid[panel, cell], tab.inverse[panel, cell]
+            if cell_ready[cell] != visit:
+                cell_ready[cell] = visit
+                values(tab, panel, u, at, _WIDTH, work)
+            if cell == 0:
+                z = _point_near_median(h, delta, weight, mid, inverse, work)
+            else:
+                right = _beyond(integrals, panel, u, cell + 1) + tail
+                z = _point_in_cell(p, delta, weight, right, mid, inverse, at, work)
+            out[i] = side * z * s
