@@ -157,6 +157,26 @@ def _tail_coefficients(alpha: Tensor, delta: Tensor) -> list[Tensor]:
     return result
 
 
+def _tail_series(log_z: Tensor, alpha: Tensor, delta: Tensor) -> Tensor:
+    """Σ_k b_{k+1} z^(−αk), the tail's density over δ z^(−1−α)."""
+    w = torch.exp(-alpha * log_z)
+    coefficients = _tail_coefficients(alpha, delta)
+    series = coefficients[-1].expand(w.shape)
+    for b in coefficients[-2::-1]:
+        series = series * w + b
+    return series
+
+
+def _at_two(z: Tensor, t: Tensor, delta: Tensor) -> Tensor:
+    """ln(g + δT) as ln g + ln(1 + δT/g): at δ = 0 the Gaussian's value, and the derivatives of both.
+
+    Where 1/g overflows it is cut.
+    """
+    exponent = 0.25 * z * z + LOG_2_SQRT_PI
+    largest = math.log(torch.finfo(z.dtype).max) - 3.0
+    return torch.log1p(delta * t * torch.exp(exponent.clamp(max=largest))) - exponent
+
+
 def _check(value: Tensor | float, name: str, low: float, high: float) -> None:
     if not isinstance(value, torch.Tensor) and (not low <= value <= high or math.isinf(value)):
         raise InvalidInput(f"{name}: expected a number in [{low:g}, {high:g}], got {value!r}")
@@ -191,8 +211,7 @@ def logpdf(x: Tensor, alpha: Tensor | float, scale: Tensor | float = 1.0) -> Ten
     # Not abs(), whose second derivative at 0 autograd takes for 0.
     magnitude = torch.where(x < 0, -x, x)
     z = (magnitude / s).expand(shape)
-    gaussian = (delta == 0).expand(shape)
-    inner = z < X_TAIL
+    inner, gaussian = z < X_TAIL, (delta == 0).expand(shape)
     # Each branch sees harmless values where another is taken: an infinity there would turn gradients into NaN.
     z_in = torch.where(inner, z, 0.0)
     excess = _excess(z_in, a)
@@ -202,20 +221,11 @@ def logpdf(x: Tensor, alpha: Tensor | float, scale: Tensor | float = 1.0) -> Ten
     finite = torch.isfinite(z)
     far = torch.where(finite, 1.0, magnitude)  # x/σ overflowed
     log_z = torch.where(finite, torch.log(torch.where(inner | ~finite, X_TAIL, z)), torch.log(far) - torch.log(s))
-    w = torch.exp(-a * log_z)
-    b = _tail_coefficients(a, delta)
-    series = b[-1].expand(shape)
-    for coefficient in b[-2::-1]:
-        series = series * w + coefficient
+    series = _tail_series(log_z, a, delta)
     tail = torch.log(torch.where(gaussian, 1.0, delta) * series) - (1.0 + a) * log_z
 
-    # ln(g + δT) = ln g + ln(1 + δT/g): with δ = 0 the value of the first term and the derivatives of both. The exponent
-    # is cut where exp() would overflow.
-    z_gaussian = torch.where(gaussian, z, 0.0)
-    exponent = 0.25 * z_gaussian * z_gaussian + LOG_2_SQRT_PI
-    largest = math.log(torch.finfo(x.dtype).max) - 3.0
     t = torch.where(inner, excess, series * torch.exp(-(1.0 + a) * log_z))
-    limit = torch.log1p(delta * torch.where(gaussian, t, 0.0) * torch.exp(exponent.clamp(max=largest))) - exponent
+    limit = _at_two(torch.where(gaussian, z, 0.0), torch.where(gaussian, t, 0.0), delta)
 
     result = torch.where(gaussian, limit, torch.where(inner, centre, tail)) - torch.log(s)
     return torch.where((a >= ALPHA_MIN) & (delta >= 0) & (s > 0), result, math.nan).reshape(answer)
