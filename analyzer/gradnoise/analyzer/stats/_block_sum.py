@@ -116,16 +116,17 @@ def block_sum(x: ArrayLike, m: int | None = None, *, rng: np.random.Generator) -
     if given.ndim not in (1, 2):
         raise InvalidInput(f"x: expected N values or N × d vectors, got shape {given.shape}")
     require_finite(given)
+    require_count(len(given), len(given))
     # In units of the largest value no sum overflows.
     unit = float(np.abs(given).max(initial=0.0)) or 1.0
-    values = (given.astype(np.float64) / unit).reshape(len(given), -1)
+    values = (given.astype(np.float64) / unit).reshape(len(given), math.prod(given.shape[1:]))
     norms = np.hypot.reduce(values, axis=1)
     keep = norms > 0
     n = int(keep.sum())
     require_count(n, len(values))
     zeros = 1.0 - n / len(values)
     length = math.isqrt(n) if m is None else m
-    if length != int(length) or not 2 <= length <= n // _LEAST_BLOCKS:
+    if not (isinstance(length, int | np.integer) and 2 <= length <= n // _LEAST_BLOCKS):
         raise InvalidInput(
             f"m: expected a whole number of values a block, from 2 to {n // _LEAST_BLOCKS} ({n} non-zero values in at"
             f" least {_LEAST_BLOCKS} blocks), got {m!r}"

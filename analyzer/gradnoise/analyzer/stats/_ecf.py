@@ -24,6 +24,8 @@ _SUM, _DIFFERENCE = np.add.outer(_FREQUENCIES, _FREQUENCIES), np.abs(np.subtract
 _ALPHA_RANGE = (0.5, 1.99)
 """Where the weights are taken: at α = 2 the errors at small ω are one and the same and their matrix is singular."""
 _PASSES = 2
+_LEAST_ALPHA = 0.1
+"""A smaller exponent is that of an atom beside an outlier."""
 _FAR = 1e15
 """|x|/σ beyond which a cosine is rounding."""
 
@@ -70,7 +72,7 @@ def ecf(x: ArrayLike, weights: ArrayLike | None = None) -> AlphaEstimate:
 
     Raises ``InvalidInput`` (also for weights), ``NonFiniteValues``, ``AllZero``, ``TooFewValues`` (fewer than 30
     non-zero values, by count or weight), ``DegenerateValues`` (all equal, or no characteristic function of a law with
-    a spread: fewer than three usable frequencies or a slope that is not positive).
+    one scale: fewer than three usable frequencies, or an exponent below 0.1).
     """
     values, w, zeros = nonzero(x, weights)
     n = float(w.sum()) if w.size else float(values.size)
@@ -90,7 +92,7 @@ def ecf(x: ArrayLike, weights: ArrayLike | None = None) -> AlphaEstimate:
         weighted = np.linalg.solve(errors, _DESIGN[:count])
         covariance = np.linalg.inv(_DESIGN[:count].T @ weighted)
         alpha, intercept = (float(v) for v in covariance @ (weighted.T @ np.log(-np.log(phi[:count]))))
-        if alpha <= 0:
+        if alpha < _LEAST_ALPHA:
             raise DegenerateValues(
                 f"x: the characteristic function of these values falls with exponent {alpha:.3g}, that of no stable law"
             )

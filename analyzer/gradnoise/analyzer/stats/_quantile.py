@@ -23,15 +23,16 @@ _LEVELS = (0.05, 0.25, 0.75, 0.95)
 
 
 @functools.cache
-def curve() -> tuple[Floats, Floats, Floats]:
-    """α ascending, and at each ln of the 75 % and of the 95 % point of SαS(1).
+def curve() -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """α ascending; at each ln of the 75 % point of SαS(1) and of the 95 % point over it; and their slopes in α.
 
-    McCulloch's ν_α at β = 0 is the ratio of the second to the first, his ν_c twice the first; his tables have three
-    decimals at steps of 0.1 in α, here it is 0.01.
+    McCulloch's ν_α at β = 0 is the ratio, his ν_c twice the 75 % point; his tables have three decimals at steps of 0.1
+    in α, here it is 0.01.
     """
     alphas = np.linspace(ALPHA_MIN, 2.0, 151)
     inner, outer = np.log(_law.ppf(np.array([[0.75], [0.95]]), alphas))
-    return alphas, inner, outer
+    ratio = outer - inner
+    return alphas, inner, ratio, np.gradient(inner, alphas), np.gradient(ratio, alphas)
 
 
 def quantile(x: ArrayLike) -> AlphaEstimate:
@@ -51,31 +52,28 @@ def quantile(x: ArrayLike) -> AlphaEstimate:
     values, _, zeros = nonzero(x)
     n = values.size
     q05, q25, q75, q95 = np.quantile(values, _LEVELS, method="hazen")
-    inner, outer = 0.5 * (q75 - q25), 0.5 * (q95 - q05)
+    inner, outer = 0.5 * q75 - 0.5 * q25, 0.5 * q95 - 0.5 * q05
     if not inner > 0:
         raise DegenerateValues(f"x: the middle half of the {n} values are equal; quantiles say nothing about their law")
-    alphas, log_inner, log_outer = curve()
-    log_ratio = log_outer - log_inner  # falls with α
+    alphas, log_inner, log_ratio, slopes_inner, slopes_ratio = curve()  # the ratio falls with α
 
     def alpha_at(log_nu: Any) -> Any:
         return np.interp(-log_nu, -log_ratio, alphas)
 
     log_nu = math.log(outer) - math.log(inner)
     alpha = float(alpha_at(log_nu))
-    at = (math.exp(np.interp(alpha, alphas, log_inner)), math.exp(np.interp(alpha, alphas, log_outer)))
-    f75, f95 = (float(_law.pdf(q, alpha)) * q for q in at)  # densities of ln|X|, halved
+    at = math.exp(np.interp(alpha, alphas, log_inner)) * np.array([1.0, math.exp(np.interp(alpha, alphas, log_ratio))])
+    f75, f95 = (float(f) for f in at * _law.pdf(at, alpha))  # densities of ln|X|, halved
     # Half differences of symmetric quantiles have the covariance of quantiles of |X| at ½ and 0.9.
     var_inner, var_outer, both = 0.0625 / f75**2 / n, 0.0225 / f95**2 / n, 0.0125 / (f75 * f95) / n
     se_nu = math.sqrt(var_inner + var_outer - 2.0 * both)
-    slope, slope_inner = (float(np.interp(alpha, alphas, np.gradient(v, alphas))) for v in (log_ratio, log_inner))
+    slope = float(np.interp(alpha, alphas, slopes_ratio))
     se = se_nu / -slope
     # ln σ = ln inner − log_inner(α)
-    gain = slope_inner / slope  # d log_inner / d ln ν
+    gain = float(np.interp(alpha, alphas, slopes_inner)) / slope  # d log_inner / d ln ν
     se_log_scale = math.sqrt((1 + gain) ** 2 * var_inner + gain**2 * var_outer - 2.0 * gain * (1 + gain) * both)
     method = "ratio of quantile differences"
-    scale = from_log(
-        math.log(inner) - math.log(at[0]), se_log_scale, Z95 * se_log_scale, n, "quantile difference", _REFERENCE
-    )
+    scale = from_log(math.log(inner / at[0]), se_log_scale, Z95 * se_log_scale, n, "quantile difference", _REFERENCE)
     warnings = zeros_warning(zeros)
     if alpha in (ALPHA_MIN, 2.0):
         warnings += (f"the quantiles' ratio, {math.exp(log_nu):.4g}, is at or beyond that of α = {alpha:g}",)
