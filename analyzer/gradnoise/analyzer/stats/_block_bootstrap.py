@@ -72,7 +72,7 @@ def _stationary_rows(n: int, block: float, rng: np.random.Generator) -> np.ndarr
 
 
 def block_bootstrap(
-    statistic: Callable[[Any], float],
+    statistic: Callable[[Any], Any],
     U: ArrayLike,
     *,
     block: float | None = None,
@@ -84,9 +84,11 @@ def block_bootstrap(
     The stationary bootstrap of Politis & Romano 1994: rows are drawn in blocks of geometric length with mean ``block``
     (``None``: ``block_length(U)``; 1 is the ordinary bootstrap), wrapping around the end. All columns of a row stay
     together, so that what columns share is kept. ``U``: a series or draws × columns; ``statistic`` gets an array of the
-    same shape and returns a number.
+    same shape and returns a number, or an array: then the fields of the estimate are arrays.
 
     The interval is that of the percentiles, 2.5 and 97.5 %, the standard error the replicates' standard deviation.
+    Both are a little short, the more so the longer the blocks: for the mean of AR(1) draws, K = 1000 and φ = 0, 0.5,
+    0.8, the interval covers 94, 92 and 90 % (resampling single draws: 94, 75, 47 %).
 
     Raises as ``autocorrelation``, ``InvalidInput`` also for ``block`` below 1 or above K and fewer than 100
     ``replicates``; ``DegenerateValues`` where the statistic is not finite for ``U`` or for more than 5 % of the
@@ -99,23 +101,28 @@ def block_bootstrap(
         block = block_length(values)
     if not 1 <= block <= n:
         raise InvalidInput(f"block: expected a mean block length from 1 to the number of draws, {n}, got {block!r}")
-    if replicates != int(replicates) or replicates < 100:
+    if not (isinstance(replicates, int | np.integer) and replicates >= 100):
         raise InvalidInput(f"replicates: expected a whole number from 100, got {replicates!r}")
-    value = float(statistic(values))
-    found = np.array([float(statistic(values[_stationary_rows(n, block, rng)])) for _ in range(replicates)])
-    finite = np.isfinite(found)
+    value = np.asarray(statistic(values), dtype=np.float64)
+    found = np.array([statistic(values[_stationary_rows(n, block, rng)]) for _ in range(replicates)], dtype=np.float64)
+    finite = np.isfinite(found.reshape(replicates, -1)).all(axis=1)
     lost = replicates - int(finite.sum())
-    if not math.isfinite(value) or lost > 0.05 * replicates:
+    if not np.isfinite(value).all() or lost > 0.05 * replicates:
         raise DegenerateValues(
-            f"statistic: expected a finite number, got {value} for U and {lost} others for {replicates} replicates"
+            f"statistic: expected finite numbers, got {value} for U and others in {lost} of {replicates} replicates"
         )
-    low, high = np.quantile(found[finite], [0.025, 0.975])
+    low, high = np.quantile(found[finite], [0.025, 0.975], axis=0)
+    spread = found[finite].std(axis=0, ddof=1)
+
+    def given_back(field: Floats) -> Any:
+        return float(field) if value.ndim == 0 else field
+
     warnings = (f"{lost} of {replicates} replicates had no finite value and were left out",) if lost else ()
     return Estimate(
-        value,
-        float(found[finite].std(ddof=1)),
-        float(low),
-        float(high),
+        given_back(value),
+        given_back(spread),
+        given_back(low),
+        given_back(high),
         n,
         f"stationary bootstrap of draws, mean block {block:.3g}, {replicates} replicates",
         "Politis & Romano 1994; Politis & White 2004",

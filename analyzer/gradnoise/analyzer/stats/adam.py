@@ -66,7 +66,7 @@ def scale_factor(alpha: float, beta1: float = 0.9, t: int | None = None) -> floa
     a, beta = float(alpha), _decay(beta1)
     if not 0 < a <= 2:
         raise InvalidInput(f"alpha: expected a value in (0, 2], got {alpha!r}")
-    if t is not None and (t != int(t) or t < 1):
+    if t is not None and not (isinstance(t, int | np.integer) and t >= 1):
         raise InvalidInput(f"t: expected a whole number of steps from 1, got {t!r}")
     if beta == 0:
         return 1.0

@@ -110,7 +110,7 @@ def autocorrelation(x: ArrayLike, lags: int = LAGS) -> Autocorrelation:
 
 
 def _check_lags(lags: int, n: int) -> None:
-    if lags != int(lags) or not 1 <= lags <= n // 2:
+    if not (isinstance(lags, int | np.integer) and 1 <= lags <= n // 2):
         raise InvalidInput(f"lags: expected a whole number from 1 to half the draws, {n // 2}, got {lags!r}")
 
 

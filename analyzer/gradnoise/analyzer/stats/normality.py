@@ -5,7 +5,15 @@ produces none, so that an atom at 0 is evidence against it (``compare``, which a
 leaves them out); their share is said. Columns of a matrix may be tested at once; what a column cannot carry is a
 status, not an error. Correct p-values over many columns for multiplicity.
 
-A rejection says "not Gaussian", never "stable". Measured false rejection rates stand at each function.
+A rejection says "not Gaussian", never "stable". Rejections of Gaussian samples, in %, where p says 5 % and 1 % (8000
+samples each, tests/calibration/cal_normality.py):
+
+    n                    50           200          1000
+    Anderson–Darling     5.0, 1.0     5.0, 0.9     4.8, 1.2
+    Jarque–Bera          3.7, 1.8     4.6, 1.7     5.2, 1.6
+    D'Agostino           5.7, 1.9     5.3, 1.3     5.4, 1.4
+    Lilliefors           5.1, 0.9     4.9, 0.9     4.5, 0.8
+    χ²                   4.2, 0.9     5.2, 1.0     5.0, 1.2
 """
 
 from __future__ import annotations
@@ -87,7 +95,7 @@ def _anderson_darling(z: Floats) -> tuple[Floats, Floats]:
     published formula ends at A* = 13, p = 5e-32; larger statistics get that.
     """
     n = len(z)
-    w = np.sort(z, axis=0)
+    w = np.sort(z, axis=0) * math.sqrt((n - 1) / n)  # this formula's deviation divides by n − 1
     terms = special.log_ndtr(w) + special.log_ndtr(-w[::-1])
     a2 = -n - (2 * np.arange(1, n + 1) - 1) @ terms / n
     a = np.minimum(a2 * (1 + 0.75 / n + 2.25 / n**2), 13.0)
@@ -267,7 +275,7 @@ def chi_square(x: ArrayLike, cells: int | None = None) -> NormalityTest:
     """
     values = as_real(x, "x", 1)
     used = _cells(values.size) if cells is None else cells
-    if cells is not None and (cells != int(cells) or not 4 <= cells <= max(values.size // 5, 4)):
+    if not (isinstance(used, int | np.integer) and 4 <= used <= max(values.size // 5, 4)):
         raise InvalidInput(
             f"cells: expected a whole number from 4 to {values.size // 5}, five values in each, got {cells!r}"
         )
