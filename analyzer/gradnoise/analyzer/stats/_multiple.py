@@ -1,4 +1,10 @@
-"""Many tests at once."""
+"""Many tests at once.
+
+Benjamini–Hochberg comes from scipy: ``statsmodels.stats.multitest.multipletests(method="fdr_bh")`` computes the same
+numbers (a test holds the two together), but takes 2 s to import where scipy.stats takes 0.5 s. The p-values of the
+likelihood ratio have an atom at 1, so procedures that estimate the share of true nulls from p-values near 1 (Storey)
+do not apply.
+"""
 
 from __future__ import annotations
 

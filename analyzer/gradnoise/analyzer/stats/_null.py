@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
+_LEAST = 1e-300  # no ratio makes a p-value of 0
+
 
 class Null(NamedTuple):
     """The table's arrays; their meaning is in the generator's docstring."""
@@ -23,6 +26,10 @@ class Null(NamedTuple):
     levels: Floats
     t: Floats
     rate: Floats
+    located_n: Floats
+    located_atom: Floats
+    located_t: Floats
+    located_rate: Floats
     inverse_alpha: Floats
     inverse_sd: Floats
     rows: Floats
@@ -40,30 +47,49 @@ def null() -> Null:
         return Null(*(np.asarray(data[name], dtype=np.float64) for name in Null._fields))
 
 
-def p_value(ratio: ArrayLike, n: ArrayLike) -> Floats:
-    """P₀(LR ≥ ``ratio``) at sample size ``n``; 1 where the ratio is 0 (the null has an atom of about 0.84–0.9 there).
+def p_value(ratio: ArrayLike, n: ArrayLike, *, located: bool = False) -> Floats:
+    """P₀(LR ≥ ``ratio``) at sample size ``n``; 1 where the ratio is 0 (the null has an atom of about 0.83–0.9 there).
 
-    Between the table's sizes ln survival is interpolated in ln n, between its levels in √LR, and beyond its
-    last level, 0.001, the tail is exponential with the fitted rate. NaN ratios give NaN. Sizes outside the
-    table take its nearest end.
+    ``located``: both laws were fitted with a location, which matters for small samples and has a table of its own up to
+    n = 1000. Between the table's sizes ln survival is interpolated in ln n, between its levels in √LR, and beyond its
+    last level, 0.001, the tail is exponential with the fitted rate. NaN ratios give NaN. Sizes outside the table, 16 to
+    200 000, take its nearest end: the survival falls slowly with n (from n = 10⁴ to 10⁵ by a quarter), so p-values of
+    larger samples are conservative.
     """
     tab = null()
     lr, sizes = np.broadcast_arrays(np.asarray(ratio, dtype=np.float64), np.asarray(n, dtype=np.float64))
     out = np.ones(lr.shape)
     out[np.isnan(lr)] = np.nan
-    grid = np.log(tab.n)
     for size in np.unique(sizes[lr > 0]):
         here = (sizes == size) & (lr > 0)
-        at = float(np.log(size))
-        atom = float(np.interp(at, grid, tab.atom))
-        t = np.array([np.interp(at, grid, tab.t[:, j]) for j in range(len(tab.levels))])
-        rate = float(np.interp(at, grid, tab.rate))
-        nodes = np.concatenate([[0.0], np.sqrt(t)])
-        heights = np.log(np.concatenate([[1.0 - atom], tab.levels]))
-        inside = np.interp(np.sqrt(lr[here]), nodes, heights)
-        beyond = np.maximum(lr[here] - t[-1], 0.0) * rate
-        out[here] = np.exp(inside - beyond)
+        if located and size <= tab.located_n[-1]:
+            survival = Survival(tab.located_n, tab.located_atom, tab.located_t, tab.located_rate)
+        else:
+            survival = Survival(tab.n, tab.atom, tab.t, tab.rate)
+        out[here] = survival.at(float(size), lr[here])
     return out
+
+
+class Survival(NamedTuple):
+    """The null of one kind of fit by size."""
+
+    n: Floats
+    atom: Floats
+    t: Floats
+    rate: Floats
+
+    def at(self, n: float, ratio: Floats) -> Floats:
+        """P₀(LR ≥ ``ratio``) for ratios above 0."""
+        levels = null().levels
+        grid, where = np.log(self.n), math.log(n)
+        atom = float(np.interp(where, grid, self.atom))
+        t = np.array([np.interp(where, grid, self.t[:, j]) for j in range(len(levels))])
+        # Levels above 1 − atom have t = 0.
+        used = (t > 0) & (levels < 1.0 - atom)
+        nodes = np.concatenate([[0.0], np.sqrt(t[used])])
+        heights = np.log(np.concatenate([[1.0 - atom], levels[used]]))
+        beyond = np.maximum(ratio - t[-1], 0.0) * float(np.interp(where, grid, self.rate))
+        return np.asarray(np.maximum(np.exp(np.interp(np.sqrt(ratio), nodes, heights) - beyond), _LEAST))
 
 
 def inverse_alpha(n: ArrayLike) -> Floats:
