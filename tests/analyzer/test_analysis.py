@@ -198,7 +198,7 @@ def test_rows_have_the_columns_of_the_result_table() -> None:
     assert [field.name for field in fields(TailRow)] == [name for name in TAIL_SCHEMA.names if name not in outside]
 
 
-def test_fit_vector_reports_both_laws() -> None:
+def test_fit_vector_reports_all_laws() -> None:
     rng = np.random.default_rng(8)
     report = fit_vector(stable.rvs(1.5, 2.0, 5000, rng) + 10, location=True)
     values = {(row.law, row.parameter): row for row in report.rows}
@@ -206,7 +206,15 @@ def test_fit_vector_reports_both_laws() -> None:
     assert values["stable", "scale"].value == pytest.approx(2.0, rel=0.1)
     assert values["stable", "location"].value == pytest.approx(10.0, abs=0.3)
     assert values["stable", "alpha"].p_value < 1e-4
-    assert {row.verdict for row in report.rows} == {"not_gaussian"}
+    assert {row.verdict for row in report.rows} == {"stable"}
+    assert all(row.gaussian_rejected for row in report.rows)
+    assert min(report.rows, key=lambda row: row.aic).law == "stable"
+    shapes = {"student_t": "nu", "laplace": "scale", "generalised_gaussian": "beta", "gaussian_mixture": "share"}
+    for law, parameter in shapes.items():
+        row = values[law, parameter]
+        assert row.value > 0
+        assert row.loglik < values["stable", "alpha"].loglik
+        assert values[law, "location"].value == pytest.approx(10.0, abs=0.3)
     assert [field.name for field in fields(type(report.rows[0]))] == FIT_SCHEMA.names
     gaussian = fit_vector(rng.standard_normal(5000) * 3 + 1, location=True)
     values = {(row.law, row.parameter): row for row in gaussian.rows}

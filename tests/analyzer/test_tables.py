@@ -36,10 +36,12 @@ def distinct(kind: Any) -> Any:
             values[name] = number
         elif annotation is float:
             values[name] = number / 7
+        elif annotation is bool:
+            values[name] = True
         elif annotation is str:
             values[name] = f"text {number}"
         elif annotation in (Verdict, Status, Status | RowStatus):
-            values[name] = Verdict.NOT_GAUSSIAN if annotation is Verdict else Status.AT_BOUNDARY
+            values[name] = Verdict.SCALE_MIXTURE if annotation is Verdict else Status.AT_BOUNDARY
         else:
             values[name] = (f"warning {number}", "ä")
     return kind(**values)

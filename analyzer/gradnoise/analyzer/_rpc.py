@@ -272,5 +272,5 @@ class AnalysisServicer(analysis_pb2_grpc.AnalysisServicer):
             raise NotReadyError("the analyzer is shutting down: connect again later")
 
     def Fit(self, request: analysis_pb2.FitRequest, context: grpc.ServicerContext) -> analysis_pb2.ArrowTable:
-        """Fit both laws to one vector."""
+        """Fit the laws to one vector."""
         return analysis_pb2.ArrowTable(ipc_stream=to_ipc(handlers.fit(self._service, request.values, request.location)))

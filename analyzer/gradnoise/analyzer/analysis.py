@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradnoise.analyzer.stats import Estimate, Status, Verdict, compare, contrasts, drift, forms
+from gradnoise.analyzer.stats.rivals import Law
 from gradnoise.wire.results import FORMS, MODEL_GROUP
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gradnoise.analyzer.stats.gaussian import GaussianFit
-    from gradnoise.analyzer.stats.stable import StableFit
     from gradnoise.analyzer.windows import GroupDraws, Window
 
 __all__ = [
@@ -140,9 +139,13 @@ class FitRow:
     n: int
     method: str
     loglik: float
+    aic: float
+    bic: float
     likelihood_ratio: float
     p_value: float
+    gaussian_rejected: bool
     verdict: Verdict
+    reason: str
     zeros: float
     status: Status
     warnings: tuple[str, ...]
@@ -150,7 +153,7 @@ class FitRow:
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """Both laws fitted to one vector."""
+    """All laws fitted to one vector."""
 
     rows: tuple[FitRow, ...]
 
@@ -398,21 +401,34 @@ def _blank(
 
 
 def fit_vector(values: NDArray[np.float64], *, location: bool) -> FitReport:
-    """Fit both laws to one vector of numbers and compare them.
+    """Fit the stable law, the Gaussian and the finite-variance rivals to one vector of numbers and compare them.
 
     Args:
         values: one-dimensional, at least 30 finite values that are not all equal.
-        location: estimate a location (mean) too; otherwise it is 0.
+        location: estimate a location too; otherwise it is 0.
 
     Raises:
         gradnoise.analyzer.stats.StatsError: the values carry no fit; the message says why.
     """
     comparison = compare.stable_vs_gaussian(values, location=location)
     stable, gaussian = comparison.stable, comparison.gaussian
-    estimates = [("stable", "alpha", stable.alpha), ("stable", "scale", stable.scale), ("gaussian", "sd", gaussian.std)]
+    found: list[tuple[str, str, Estimate, Status]] = [
+        ("stable", "alpha", stable.alpha, stable.status),
+        ("stable", "scale", stable.scale, stable.status),
+        ("gaussian", "sd", gaussian.std, gaussian.status),
+    ]
     if stable.location is not None and gaussian.location is not None:
-        estimates += [("stable", "location", stable.location), ("gaussian", "mean", gaussian.location)]
-    fits: dict[str, StableFit | GaussianFit] = {"stable": stable, "gaussian": gaussian}
+        found += [
+            ("stable", "location", stable.location, stable.status),
+            ("gaussian", "mean", gaussian.location, gaussian.status),
+        ]
+    for rival in comparison.rivals:
+        estimates = ((field.name, getattr(rival, field.name)) for field in fields(rival))
+        found += [(rival.law, name, value, rival.status) for name, value in estimates if isinstance(value, Estimate)]
+        if rival.location is not None:
+            centre = Estimate(rival.location, math.nan, math.nan, math.nan, rival.n, "maximum likelihood; no interval")
+            found.append((rival.law, "location", centre, rival.status))
+    criteria = {criterion.law: criterion for criterion in comparison.criteria}
     return FitReport(
         tuple(
             FitRow(
@@ -424,14 +440,18 @@ def fit_vector(values: NDArray[np.float64], *, location: bool) -> FitReport:
                 high=estimate.high,
                 n=int(estimate.n),
                 method=estimate.method,
-                loglik=fits[law].loglik,
+                loglik=criteria[Law(law)].loglik,
+                aic=criteria[Law(law)].aic,
+                bic=criteria[Law(law)].bic,
                 likelihood_ratio=comparison.likelihood_ratio,
                 p_value=comparison.p_value,
+                gaussian_rejected=comparison.gaussian_rejected,
                 verdict=comparison.verdict,
+                reason=comparison.reason,
                 zeros=stable.zeros,
-                status=fits[law].status,
+                status=status,
                 warnings=(*estimate.warnings, *comparison.warnings),
             )
-            for law, parameter, estimate in estimates
+            for law, parameter, estimate, status in found
         )
     )

@@ -124,7 +124,7 @@ def watch(service: Service, query: Query, after_row: int, cancelled: Event) -> I
 
 
 def fit(service: Service, values: bytes, location: bool) -> pa.Table:
-    """Fit both laws to little-endian float64 values; return a table of ``FIT_SCHEMA``.
+    """Fit the laws to little-endian float64 values; return a table of ``FIT_SCHEMA``.
 
     Raises:
         InvalidRequestError, StatsError: the values cannot be fitted.

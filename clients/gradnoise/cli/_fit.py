@@ -1,4 +1,4 @@
-"""``gradnoise fit``: both laws for a column of numbers."""
+"""``gradnoise fit``: the laws for a column of numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 _KINDS = (".npy", ".arrow", ".parquet", ".csv")
-_COLUMNS = ("law", "parameter", "value", "se", "low", "high", "n", "loglik", "p_value", "status", "verdict")
+_COLUMNS = ("law", "parameter", "value", "se", "low", "high", "n", "loglik", "aic", "status")
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
     parser = commands.add_parser(
         "fit",
         parents=[common],
-        help="fit the stable and the Gaussian law to numbers in a file",
+        help="fit the stable law, the Gaussian and finite-variance rivals to numbers in a file",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="a .npy, .arrow, .parquet or .csv file")
     parser.add_argument("--column", metavar="NAME", help="the column; needed where there are several")
@@ -51,15 +51,16 @@ def _run(args: argparse.Namespace) -> int:
             emit_json(row)
         return Exit.DONE
     emit(aligned(_COLUMNS, [_cells(row) for row in rows], right=_COLUMNS[2:9]))
+    emit(f"verdict: {rows[0]['verdict']}: {rows[0]['reason']}")
     for warning in dict.fromkeys(text for row in rows for text in row["warnings"]):
         note(warning)
     return Exit.DONE
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    cells = {name: str(row[name]) for name in ("law", "parameter", "n", "status", "verdict")}
+    cells = {name: str(row[name]) for name in ("law", "parameter", "n", "status")}
     cells |= {name: "-" if row[name] is None else f"{row[name]:.5g}" for name in ("value", "se", "low", "high")}
-    cells |= {"loglik": number(row["loglik"]), "p_value": number(row["p_value"], 4)}
+    cells |= {name: number(row[name]) for name in ("loglik", "aic")}
     return [cells[name] for name in _COLUMNS]
 
 

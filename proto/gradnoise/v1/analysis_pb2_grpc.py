@@ -95,7 +95,7 @@ class AnalysisServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Fit(self, request, context):
-        """Fits both laws to one vector of numbers.
+        """Fits the stable law, the Gaussian and finite-variance rivals to one vector of numbers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -123,8 +123,18 @@ RUNS_SCHEMA = pa.schema(
 
 FIT_SCHEMA = pa.schema(
     [
-        _field("law", pa.utf8(), "stable (symmetric alpha-stable) or gaussian"),
-        _field("parameter", pa.utf8(), "alpha, scale, location, or for gaussian mean, sd"),
+        _field(
+            "law",
+            pa.utf8(),
+            "stable (symmetric alpha-stable), gaussian, or a finite-variance rival: student_t, laplace, "
+            "generalised_gaussian, gaussian_mixture",
+        ),
+        _field(
+            "parameter",
+            pa.utf8(),
+            "stable: alpha, scale; gaussian: sd; student_t: nu, scale; laplace: scale; generalised_gaussian: beta, "
+            "scale; gaussian_mixture: share, narrow, wide; with a location also location, gaussian: mean",
+        ),
         _null("value", "maximum-likelihood estimate"),
         _null("se", "standard error"),
         _null("low", "lower end of the 95 % interval"),
@@ -132,9 +142,13 @@ FIT_SCHEMA = pa.schema(
         _field("n", pa.int64(), "values the law was fitted to"),
         _field("method", pa.utf8(), "how it was estimated"),
         _null("loglik", "maximised log-likelihood of the law, natural logarithm"),
+        _null("aic", "Akaike's criterion of the law; smaller is better"),
+        _null("bic", "Schwarz's criterion of the law; smaller is better"),
         _null("likelihood_ratio", "2 (loglik stable - loglik gaussian)"),
         _null("p_value", "of the Gaussian law, by the simulated null at this n"),
-        _field("verdict", pa.utf8(), "gaussian, not_gaussian or undecided"),
+        _field("gaussian_rejected", pa.bool_(), "whether the p-value is below 0.01"),
+        _field("verdict", pa.utf8(), "gaussian, stable, heavy_finite_variance or undecided"),
+        _field("reason", pa.utf8(), "why the verdict is what it is"),
         _field("zeros", pa.float64(), "share of exact zeros, left out of the fits"),
         _field(
             "status",
