@@ -151,7 +151,7 @@ class Client:
             pause = min(2 * pause, _LAST_PAUSE)
 
     def fit(self, values: ArrayLike, location: bool = True) -> pa.Table:
-        """Fit the stable law, the Gaussian and their rivals to numbers, on the analyzer: :data:`gradnoise.wire.results.FIT_SCHEMA`.
+        """Fit the stable law, the Gaussian and rivals to numbers there: :data:`gradnoise.wire.results.FIT_SCHEMA`.
 
         Args:
             values: one-dimensional numbers, at least 30.

@@ -1,12 +1,21 @@
 """Statistics of gradient noise: symmetric α-stable against Gaussian. Pure functions of arrays; no I/O.
 
-``stable`` and ``gaussian`` are the laws and their maximum-likelihood fits, ``estimators`` other estimators of
-α, ``compare`` the calibrated test between the two laws. ``contrasts`` turns draws of the gradient into noise,
-``forms`` reads a noise matrix per parameter, across parameters and standardised. Results are frozen dataclasses
-built from ``Estimate``.
+``stable`` and ``gaussian`` are the laws and their maximum-likelihood fits, ``sketch`` the fit of more values than fit
+into memory, ``estimators`` other estimators of α, ``tail_index`` those of a Pareto tail. ``compare`` tests the Gaussian
+and holds finite-variance ``rivals`` against the stable law, ``goodness`` asks whether a law fits at all,
+``aggregation`` what becomes of α in sums, ``normality`` are the classical tests. ``contrasts`` turns draws of the
+gradient into noise, ``forms`` reads a noise matrix in the forms of the literature, ``decomposition`` says how much of
+the tail across parameters is a spread of scales, ``drift`` and ``dependence`` look at the order of the draws, ``adam``
+is the noise of ADAM's momentum. Results are frozen dataclasses built from ``Estimate``.
+
+Modules are loaded when they are first used: scipy and numba take their time.
 """
 
-from gradnoise.analyzer.stats import compare, contrasts, estimators, forms, gaussian, stable
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from gradnoise.analyzer.stats._estimate import (
     AllZero,
     DegenerateValues,
@@ -20,6 +29,26 @@ from gradnoise.analyzer.stats._estimate import (
     Verdict,
 )
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from gradnoise.analyzer.stats import (
+        adam,
+        aggregation,
+        compare,
+        contrasts,
+        dependence,
+        drift,
+        estimators,
+        forms,
+        gaussian,
+        goodness,
+        normality,
+        rivals,
+        stable,
+        tail_index,
+    )
+
 __all__ = [
     "AllZero",
     "DegenerateValues",
@@ -31,10 +60,28 @@ __all__ = [
     "Status",
     "TooFewValues",
     "Verdict",
+    "adam",
+    "aggregation",
     "compare",
     "contrasts",
+    "dependence",
+    "drift",
     "estimators",
     "forms",
     "gaussian",
+    "goodness",
+    "normality",
+    "rivals",
     "stable",
+    "tail_index",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
