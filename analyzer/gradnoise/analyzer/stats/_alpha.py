@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,5 +100,6 @@ def nonzero(x: ArrayLike, weights: ArrayLike | None = None) -> tuple[Floats, Flo
 
 def from_log(log_value: float, se: float, half: float, n: float, method: str, reference: str) -> Estimate:
     """A scale from its logarithm: value exp(``log_value``), interval exp(``log_value`` ± ``half``)."""
-    value = math.exp(log_value)
-    return Estimate(value, value * se, value * math.exp(-half), value * math.exp(half), n, method, reference)
+    with np.errstate(over="ignore"):
+        value, low, high = (float(np.exp(at)) for at in (log_value, log_value - half, log_value + half))
+    return Estimate(value, value * se, low, high, n, method, reference)

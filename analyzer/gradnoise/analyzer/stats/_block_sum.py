@@ -9,7 +9,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special
 
 from gradnoise.analyzer.stats._alpha import (
     AlphaEstimate,
@@ -112,6 +111,8 @@ def block_sum(x: ArrayLike, m: int | None = None, *, rng: np.random.Generator) -
     below 2 or leaving fewer than 5 blocks), ``NonFiniteValues``, ``AllZero``, ``TooFewValues`` (fewer than 30
     non-zero), ``DegenerateValues`` (sums cancel exactly in all but a few blocks).
     """
+    from scipy import special  # 0.1 s to import: only where it is used
+
     given = any_shape(x)
     if given.ndim not in (1, 2):
         raise InvalidInput(f"x: expected N values or N × d vectors, got shape {given.shape}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,9 @@ _DESIGN = np.column_stack([np.log(_FREQUENCIES), np.ones_like(_FREQUENCIES)])
 _SUM, _DIFFERENCE = np.add.outer(_FREQUENCIES, _FREQUENCIES), np.abs(np.subtract.outer(_FREQUENCIES, _FREQUENCIES))
 _ALPHA_RANGE = (0.5, 1.99)
 """Where the weights are taken: at α = 2 the errors at small ω are one and the same and their matrix is singular."""
-_PASSES = 2
+_START = 1.5
+_FARTHEST = 5.0
+"""Largest step of ln σ between the passes."""
 _LEAST_ALPHA = 0.1
 """A smaller exponent is that of an atom beside an outlier."""
 _FAR = 1e15
@@ -77,37 +79,53 @@ def ecf(x: ArrayLike, weights: ArrayLike | None = None) -> AlphaEstimate:
     values, w, zeros = nonzero(x, weights)
     n = float(w.sum()) if w.size else float(values.size)
     magnitude = np.abs(values)
-    scale, alpha = _median(magnitude, w), 1.5
-    covariance: Any = np.eye(2)
-    for _ in range(_PASSES):
-        with np.errstate(over="ignore"):
-            phi = _cosines(np.minimum(magnitude / scale, _FAR), w)
-        usable = (phi > 0) & (phi < 1)
-        count = int(usable.argmin()) if not usable.all() else usable.size
-        if count < 3:
-            raise DegenerateValues(
-                "x: the characteristic function of these values is that of no stable law; look at them for atoms"
-            )
-        errors = _covariance(min(max(alpha, _ALPHA_RANGE[0]), _ALPHA_RANGE[1]), count)
-        weighted = np.linalg.solve(errors, _DESIGN[:count])
-        covariance = np.linalg.inv(_DESIGN[:count].T @ weighted)
-        alpha, intercept = (float(v) for v in covariance @ (weighted.T @ np.log(-np.log(phi[:count]))))
-        if alpha < _LEAST_ALPHA:
-            raise DegenerateValues(
-                f"x: the characteristic function of these values falls with exponent {alpha:.3g}, that of no stable law"
-            )
-        step = intercept / alpha
-        scale *= math.exp(min(max(step, -5.0), 5.0))
-    se = math.sqrt(covariance[0, 0] / n)
-    # ln σ = ln(unit) + c/α with c the intercept of the last pass.
-    gradient = np.array([-step, 1.0]) / alpha
-    se_log_scale = math.sqrt(gradient @ covariance @ gradient / n)
-    method = f"regression on the characteristic function at {count} frequencies, generalised least squares"
-    spread = from_log(math.log(scale), se_log_scale, Z95 * se_log_scale, n, method, _REFERENCE)
+    unit = _median(magnitude, w)
+    first = _regress(magnitude, w, unit, _START)
+    unit *= math.exp(min(max(first.log_scale, -_FARTHEST), _FARTHEST))
+    line = _regress(magnitude, w, unit, first.alpha)
+    alpha, se = line.alpha, math.sqrt(line.covariance[0, 0] / n)
+    # ln σ = ln(unit) + c/α: derivatives by α and by the intercept c.
+    gradient = np.array([-line.log_scale, 1.0]) / alpha
+    se_log_scale = math.sqrt(gradient @ line.covariance @ gradient / n)
+    method = f"regression on the characteristic function at {line.used} frequencies, generalised least squares"
+    scale = from_log(math.log(unit) + line.log_scale, se_log_scale, Z95 * se_log_scale, n, method, _REFERENCE)
     warnings = zeros_warning(zeros) + range_warning(alpha)
     return AlphaEstimate(
-        alpha, se, alpha - Z95 * se, alpha + Z95 * se, n, method, _REFERENCE, warnings, scale=spread, zeros=zeros
+        alpha, se, alpha - Z95 * se, alpha + Z95 * se, n, method, _REFERENCE, warnings, scale=scale, zeros=zeros
     )
+
+
+class _Line(NamedTuple):
+    """ln(−ln φ̂) against ln ω."""
+
+    alpha: float
+    log_scale: float
+    """ln σ in the unit of the pass: intercept over slope."""
+    covariance: Floats
+    """n × covariance of slope and intercept."""
+    used: int
+    """Frequencies."""
+
+
+def _regress(magnitude: Floats, w: Floats, unit: float, alpha: float) -> _Line:
+    """One pass: values in units of ``unit``, weights of the law with index ``alpha``."""
+    with np.errstate(over="ignore"):
+        phi = _cosines(np.minimum(magnitude / unit, _FAR), w)
+    usable = (phi > 0) & (phi < 1)
+    count = usable.size if usable.all() else int(usable.argmin())
+    if count < 3:
+        raise DegenerateValues(
+            "x: the characteristic function of these values is that of no stable law; look at them for atoms"
+        )
+    errors = _covariance(min(max(alpha, _ALPHA_RANGE[0]), _ALPHA_RANGE[1]), count)
+    weighted = np.linalg.solve(errors, _DESIGN[:count])
+    covariance = np.linalg.inv(_DESIGN[:count].T @ weighted)
+    slope, intercept = (float(v) for v in covariance @ (weighted.T @ np.log(-np.log(phi[:count]))))
+    if slope < _LEAST_ALPHA:
+        raise DegenerateValues(
+            f"x: the characteristic function of these values falls with exponent {slope:.3g}, that of no stable law"
+        )
+    return _Line(slope, intercept / slope, covariance, count)
 
 
 def _median(magnitude: Floats, w: Floats) -> float:

@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradnoise.analyzer.stats._alpha import any_shape, require_finite
-from gradnoise.analyzer.stats._estimate import (
-    MIN_VALUES,
-    AllZero,
-    DegenerateValues,
-    InvalidInput,
-    TooFewValues,
-)
+from gradnoise.analyzer.stats._estimate import MIN_VALUES, AllZero, DegenerateValues, InvalidInput, TooFewValues
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -39,6 +33,7 @@ def draw_matrix(x: ArrayLike, name: str = "x") -> Floats:
 
 
 def standardised(matrix: Floats) -> Floats:
+    """Columns with mean 0 and variance 1."""
     z = matrix / np.abs(matrix).max(axis=0)
     z = z - z.mean(axis=0)
     spread = np.sqrt(np.mean(z**2, axis=0))

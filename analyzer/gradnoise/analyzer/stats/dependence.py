@@ -15,12 +15,7 @@ import numpy as np
 
 from gradnoise.analyzer.stats._block_bootstrap import block_bootstrap, block_length, length_of
 from gradnoise.analyzer.stats._epochs import EpochAnticorrelation, epoch_anticorrelation
-from gradnoise.analyzer.stats._estimate import (
-    Z95,
-    DegenerateValues,
-    Estimate,
-    InvalidInput,
-)
+from gradnoise.analyzer.stats._estimate import Z95, DegenerateValues, Estimate, InvalidInput
 from gradnoise.analyzer.stats._series import draw_matrix, log_magnitude, mean_acf, standardised
 
 if TYPE_CHECKING:

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import special
 
 from gradnoise.analyzer.stats._estimate import MIN_VALUES, InvalidInput, Status, as_real
 from gradnoise.analyzer.stats._stable_fit import raise_unfit
@@ -94,6 +93,8 @@ def _anderson_darling(z: Floats) -> tuple[Floats, Floats]:
     Not by statsmodels: its ln Φ is −∞ beyond 38 standard deviations, and its p-value rises again above A² = 153. The
     published formula ends at A* = 13, p = 5e-32; larger statistics get that.
     """
+    from scipy import special  # scipy takes up to a second to import: only where it is used
+
     n = len(z)
     w = np.sort(z, axis=0) * math.sqrt((n - 1) / n)  # this formula's deviation divides by n − 1
     terms = special.log_ndtr(w) + special.log_ndtr(-w[::-1])
@@ -112,7 +113,7 @@ def _anderson_darling(z: Floats) -> tuple[Floats, Floats]:
 
 
 def _jarque_bera(z: Floats) -> tuple[Floats, Floats]:
-    from scipy import stats  # 0.9 s to import: only where it is used
+    from scipy import stats
 
     result: Any = stats.jarque_bera(z, axis=0)
     return np.asarray(result.statistic), np.asarray(result.pvalue)
@@ -144,6 +145,8 @@ def _information_lost(cells: int) -> float:
     χ²_{c−3} + λ₁ χ²₁ + λ₂ χ²₁. With cell edges q_j a cell's share of the information is c (φ(q_j) − φ(q_{j+1}))² on the
     mean, and c (q_j φ(q_j) − q_{j+1} φ(q_{j+1}))²/2 on the standard deviation.
     """
+    from scipy import special
+
     edges = special.ndtri(np.arange(1, cells) / cells)
     density = np.exp(-0.5 * edges**2) / math.sqrt(2 * math.pi)
     mean = np.diff(np.concatenate([[0.0], density, [0.0]]))
@@ -157,7 +160,7 @@ def _cells(n: int) -> int:
 
 
 def _chi_square(z: Floats, cells: int) -> tuple[Floats, Floats]:
-    from scipy import stats
+    from scipy import special, stats
 
     columns = z.shape[1]
     cell = np.minimum((special.ndtr(z) * cells).astype(np.int64), cells - 1)
