@@ -101,6 +101,28 @@ def test_small_samples_are_undecided_rather_than_wrong() -> None:
     assert verdicts(lambda: stable.rvs(1.8, 1.0, 200, rng), 60)[Verdict.HEAVY_FINITE_VARIANCE] <= 5
 
 
+def test_margins_are_those_found_before() -> None:
+    # SαS less the best rival at n = 5000, found by an independent implementation: −19 ± 6 nats for t₃, −64 ± 19 for a
+    # lognormal(1) mixture of scales (± one standard deviation of a sample).
+    rng = np.random.default_rng(9)
+    n, samples = 5000, 40
+    t = compare.stable_vs_gaussian_columns(rng.standard_t(3, (n, samples)), rivals=True)
+    assert t.margin.mean() == pytest.approx(-19, abs=3)
+    assert t.margin.std() == pytest.approx(6, abs=2)
+    mixed = rng.normal(size=(n, samples)) * np.exp(rng.normal(size=(n, samples)))
+    mixture = compare.stable_vs_gaussian_columns(mixed, rivals=True)
+    assert mixture.margin.mean() == pytest.approx(-64, abs=9)
+    assert mixture.margin.std() == pytest.approx(19, abs=6)
+    assert (compare.stable_vs_gaussian_columns(stable.rvs(1.6, 1.0, (n, 20), rng), rivals=True).margin > 0).all()
+
+
+def test_profile_intervals_cover_near_the_boundary() -> None:
+    rng = np.random.default_rng(10)
+    fits = stable.fit_columns(stable.rvs(1.9, 1.0, (500, 600), rng))
+    covered = (fits.alpha.low <= 1.9) & (fits.alpha.high >= 1.9)
+    assert covered.mean() == pytest.approx(0.95, abs=0.035)
+
+
 def test_evidence() -> None:
     x = stable.rvs(1.5, 1.0, 2000, np.random.default_rng(5))
     one = compare.stable_vs_gaussian(x)
@@ -120,7 +142,7 @@ def test_evidence() -> None:
     (t,) = (rival for rival in one.rivals if isinstance(rival, rivals.StudentFit))
     d = stable.logpdf(x, one.stable.alpha.value, one.stable.scale.value)
     d = d - stats.t.logpdf(x, t.nu.value, 0, t.scale.value)
-    assert d.sum() == pytest.approx(one.evidence.margin, abs=1e-6)  # both have two parameters
+    assert d.sum() == pytest.approx(one.evidence.margin, abs=0.01)  # both have two parameters
     assert one.vuong.statistic == pytest.approx(d.sum() / (d.std() * math.sqrt(2000)), rel=1e-6)
     assert one.vuong.p_value == pytest.approx(2 * stats.norm.sf(abs(one.vuong.statistic)))
     assert compare.stable_vs_gaussian(np.random.default_rng(0).uniform(-1, 1, 500)).vuong is None

@@ -417,7 +417,7 @@ def generalised_gaussian(x: ArrayLike, *, location: bool = False) -> Generalised
     """Generalised Gaussian with 0.3 ≤ β ≤ 10. Arguments and errors as of ``student_t``.
 
     With a location and β ≤ 1, where the likelihood has a cusp at every value, μ is the best of the order statistics
-    within three standard errors of the median (of 129 of them where there are more).
+    within three standard errors of the median (of 33 of them where there are more).
     """
     return _generalised(_sample(x, location))
 

@@ -1,0 +1,54 @@
+"""The trend of the aggregation curve on samples of known laws (vectors).
+
+Per cent called flat / climbing / unclear. What must hold: SαS climbs in at most 5 % (with 3 standard errors for the
+simulation), laws of finite variance are flat in at most 5 %, and at n = 5000 at least 85 % of them climb.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+
+from gradnoise.analyzer.stats import aggregation
+from gradnoise.analyzer.stats.aggregation import Trend
+from tests.calibration.cal_verdict import FINITE, STABLE, Draw
+
+SAMPLES = {1000: 1000, 5000: 300}
+NAMES = (
+    *(name for name in STABLE if "1.95" not in name),
+    "Student t, ν = 2.5",
+    "Student t, ν = 3",
+    "Student t, ν = 5",
+    "lognormal(1) scale mixture",
+    "Laplace",
+)
+
+
+def trends(draw: Draw, n: int, samples: int, rng: np.random.Generator) -> Counter[Trend]:
+    """How often each trend is seen."""
+    return Counter(aggregation.aggregation_curve(draw(n, rng), rng=rng).trend for _ in range(samples))
+
+
+def main() -> None:
+    """Print the table; assert the bands."""
+    print("| law |" + "".join(f" n = {n} ({samples} samples) |" for n, samples in SAMPLES.items()))
+    print("|---|" + "---|" * len(SAMPLES))
+    missed = []
+    for index, name in enumerate(NAMES):
+        cells = []
+        for n, samples in SAMPLES.items():
+            found = trends({**STABLE, **FINITE}[name], n, samples, np.random.default_rng([5, index, n]))
+            share = {trend: found[trend] / samples for trend in Trend}
+            cells.append(" / ".join(f"{100 * share[t]:.1f}" for t in (Trend.FLAT, Trend.CLIMBING, Trend.UNCLEAR)))
+            limit = 0.05 + 3 * math.sqrt(0.05 * 0.95 / samples)
+            wrong = share[Trend.CLIMBING] if name in STABLE else share[Trend.FLAT]
+            if wrong > limit or (name in FINITE and n == 5000 and share[Trend.CLIMBING] < 0.85):
+                missed.append(f"{name}, n = {n}: {cells[-1]}")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    assert not missed, "; ".join(missed)
+
+
+if __name__ == "__main__":
+    main()
