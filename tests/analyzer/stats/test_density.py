@@ -12,8 +12,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from gradnoise.analyzer.stats import InvalidInput, stable
-from gradnoise.analyzer.stats._likelihood import evaluate, log_likelihood
-from gradnoise.analyzer.stats._table import X_TAIL, table
+from gradnoise.analyzer.stats._table import X_TAIL
 from tests.analyzer.stats import zolotarev
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -129,29 +128,6 @@ def test_values_that_are_not_finite() -> None:
 def test_bad_arguments_are_named(x: Any, alpha: float, scale: float, word: str) -> None:
     with pytest.raises(InvalidInput, match=word):
         stable.logpdf(x, alpha, scale)
-
-
-@pytest.mark.parametrize("theta", [(0.7, 0.2, 0.1), (1.0, -0.5, 0.0), (1.5, 0.1, -0.3), (1.93, 0.0, 0.2)])
-def test_derivatives_of_the_likelihood(theta: tuple[float, float, float]) -> None:
-    rng = np.random.default_rng(4)
-    x = np.concatenate([stable.rvs(1.4, 1.0, 60, rng), [45.0, -300.0, 0.001]])
-    tab, weights = table(), rng.uniform(0.5, 2, x.size)
-    work = np.empty((3, tab.coefficients.shape[2]))
-    out, shifted = np.empty(10), np.empty(10)
-    at = np.array(theta)
-    evaluate(x, weights, at, True, tab, work, out)
-    assert out[0] == pytest.approx(log_likelihood(x, weights, at, tab, work), rel=1e-12)
-    index = {(0, 0): 4, (0, 1): 5, (1, 1): 6, (0, 2): 7, (1, 2): 8, (2, 2): 9}
-    for i in range(3):
-        h = np.zeros(3)
-        h[i] = 1e-5
-        evaluate(x, weights, at + h, True, tab, work, shifted)
-        up = shifted.copy()
-        evaluate(x, weights, at - h, True, tab, work, shifted)
-        slope = (up - shifted) / 2e-5
-        assert slope[0] == pytest.approx(out[1 + i], rel=1e-4, abs=1e-3)
-        for j in range(3):
-            assert slope[1 + j] == pytest.approx(out[index[min(i, j), max(i, j)]], rel=2e-3, abs=2e-2)
 
 
 def test_rvs_follow_the_characteristic_function() -> None:

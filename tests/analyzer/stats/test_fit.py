@@ -22,6 +22,7 @@ from gradnoise.analyzer.stats import (
     gaussian,
     stable,
 )
+from gradnoise.analyzer.stats._likelihood import EVALUATED, Groups, evaluate_rows, space
 
 # sd · √n of an efficient estimator of α with σ unknown, from the Fisher information.
 CRAMER_RAO = {1.3: 1.418, 1.5: 1.535, 1.7: 1.502, 1.9: 1.127}
@@ -133,6 +134,45 @@ def test_columns_are_the_fits_of_columns(seed: int, location: bool, single: bool
         assert fits[j] == stable.fit(u[:, j], location=location)
     strided = stable.fit_columns(np.asfortranarray(np.repeat(u, 2, axis=0))[::2], location=location)
     np.testing.assert_array_equal(strided.alpha.value, fits.alpha.value)
+
+
+@pytest.mark.parametrize("theta", [(0.7, 0.2, 0.1), (1.0, -0.5, 0.0), (1.5, 0.1, -0.3), (1.93, 0.0, 0.2)])
+def test_derivatives_of_the_likelihood(theta: tuple[float, float, float]) -> None:
+    rng = np.random.default_rng(4)
+    x = np.concatenate([stable.rvs(1.4, 1.0, 60, rng), [45.0, -300.0, 0.001]])
+    weight = rng.uniform(0.5, 2, x.size)
+    spread = 1e-3 * weight * x * x
+    h = 1e-5
+    shifts = h * np.array([[0, 0, 0], *np.eye(3), *-np.eye(3)])
+    outs = np.empty((7, EVALUATED))
+    groups = Groups(*(np.tile(v, (7, 1)) for v in (x, weight, spread, np.zeros_like(x))))
+    evaluate_rows(groups, np.full(7, x.size), np.array(theta) + shifts, space(), outs)
+    alpha, scale, place = theta[0], math.exp(theta[1]), theta[2]
+    # Each group as two values, a standard deviation to either side of its mean.
+    pairs = [stable.logpdf(x - place + side * np.sqrt(spread / weight), alpha, scale) for side in (-1, 1)]
+    assert outs[0, 0] == pytest.approx(float(weight @ (pairs[0] + pairs[1])) / 2, abs=2e-4)
+    index = {(0, 0): 4, (0, 1): 5, (1, 1): 6, (0, 2): 7, (1, 2): 8, (2, 2): 9}
+    for i in range(3):
+        slope = (outs[1 + i] - outs[4 + i]) / (2 * h)
+        assert slope[0] == pytest.approx(outs[0, 1 + i], rel=1e-7, abs=1e-6)
+        for j in range(3):
+            # The Hessian leaves out what the spread of the groups adds, here about 1e-3 of it.
+            assert slope[1 + j] == pytest.approx(outs[0, index[min(i, j), max(i, j)]], rel=1e-2, abs=0.1)
+
+
+def test_groups_stand_for_their_values() -> None:
+    rng = np.random.default_rng(33)
+    for alpha, n in ((0.7, 500), (1.5, 4000), (1.97, 4000), (1.7, 10_000), (1.3, 100_000)):
+        x = np.asarray(stable.rvs(alpha, 2.5, n, rng)) + 0.3
+        for location in (False, True):
+            fit = stable.fit(x, location=location)
+            place = fit.location.value if fit.location else 0.0
+            exact = float(stable.logpdf(x - place, fit.alpha.value, fit.scale.value).sum())
+            assert fit.loglik == pytest.approx(exact, abs=1e-5)
+            # And nothing nearby is higher.
+            for step in (-1e-4, 1e-4):
+                assert stable.logpdf(x - place, fit.alpha.value + step, fit.scale.value).sum() < exact
+                assert stable.logpdf(x - place, fit.alpha.value, fit.scale.value * (1 + step)).sum() < exact
 
 
 def test_threads_change_nothing() -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradnoise.analyzer.stats import _fit as k
+from gradnoise.analyzer.stats import _groups
 from gradnoise.analyzer.stats._estimate import MIN_VALUES, Status
-from gradnoise.analyzer.stats._table import table
+from gradnoise.analyzer.stats._likelihood import space
 
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._estimate import Floats
@@ -24,7 +25,7 @@ STATUS = {
     k.CODE_CONSTANT: Status.DEGENERATE,
     k.CODE_NO_CONVERGENCE: Status.NO_CONVERGENCE,
 }
-FITTED = (k.CODE_OK, k.CODE_BOUNDARY)
+FITTED = k.FITTED
 
 _CHUNK_VALUES = 1 << 17
 """Values copied at once when columns are fitted: 1 MiB, small beside the matrix and inside the cache."""
@@ -37,6 +38,14 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _ready(part: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+    """A part as the kernels take it: C order, float64. A long sample in C order is taken as it is, also float32: it is
+    not copied."""
+    if part.size > _CHUNK_VALUES and part.flags.c_contiguous:
+        return part
+    return np.array(part, dtype=np.float64, order="C")
 
 
 def fit_rows(
@@ -53,23 +62,27 @@ def fit_rows(
     """Maximum likelihood for every row (``columns``: every column) of ``values``, float32 or float64, (samples
     × draws).
 
-    Returns (samples × ``FIELDS``), see ``_fit``. ``warm`` is (samples × 3): starts (α, ln σ, μ), NaN where
-    there is none. ``threads=None`` takes every core for matrices of some millions of values and one thread
-    otherwise.
+    Returns (samples × ``FIELDS``), see ``_fit``. ``warm`` is (samples × 3): starts (α, ln σ, μ). ``threads=None``
+    takes every core for matrices of some millions of values and one thread otherwise.
     """
-    tab = table()
     w = np.empty(0) if weights is None else weights
     samples, size = (values.shape[1], values.shape[0]) if columns else values.shape
     rows = np.empty((samples, k.FIELDS))
-    starts = np.empty((0, 3)) if warm is None else np.ascontiguousarray(warm)
     step = max(1, _CHUNK_VALUES // max(size, 1))
     if threads is None:
         threads = cores() if values.size >= _THREADED_VALUES else 1
 
     def work(low: int) -> None:
         high = min(low + step, samples)
-        part = np.ascontiguousarray(values[:, low:high].T if columns else values[low:high], dtype=np.float64)
-        k.fit_rows(part, w, located, intervals, least, starts[low:high], tab, rows[low:high])
+        part = values[:, low:high].T if columns else values[low:high]
+        rows[low:high] = k.fit_groups(
+            _groups.group(_ready(part), w, located),
+            located=located,
+            intervals=intervals,
+            least=least,
+            warm=None if warm is None else warm[low:high],
+            space=space(),
+        )
 
     lows = range(0, samples, step)
     if threads > 1 and len(lows) > 1:

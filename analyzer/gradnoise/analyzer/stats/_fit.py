@@ -1,26 +1,34 @@
-"""The fit of one sample and of many, from raw values to a row of numbers; compiled.
+"""The fit of many samples: from values, over their groups, to a row of numbers each.
 
 A fit decides the boundary first. At α = 2 the score −Σ T(z_i)/f(z_i; 2) of the Gaussian fit is positive or zero exactly
 when no value is too large for it; the likelihood, near the boundary Σ ln(1 + δ r_i) with δ = 2 − α and so concave in δ,
 then has its maximum at α = 2. Otherwise Newton's method runs from a start made of two quantiles of |x|, and the better
 of its result and the Gaussian is kept.
+
+Everything is computed from groups of values (``_groups``), in units in which they are of order 1: the fit is then
+equivariant and no square overflows.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from gradnoise.analyzer.stats._jit import kernel
-from gradnoise.analyzer.stats._likelihood import boundary_score, log_likelihood
-from gradnoise.analyzer.stats._newton import ALPHA_TOP, DROP, ROOT, maximise, profile_end
-from gradnoise.analyzer.stats._table import ALPHA_MIN, LOG_2_SQRT_PI, Table
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
+from gradnoise.analyzer.stats import _groups as g
+from gradnoise.analyzer.stats._likelihood import EVALUATED, Groups, Space, evaluate_rows
+from gradnoise.analyzer.stats._newton import ALPHA_TOP, climb
+from gradnoise.analyzer.stats._profile import DROP, ROOT, ends
+from gradnoise.analyzer.stats._table import (
+    ALPHA_MIN,
+    LOG_2_SQRT_PI,
+    Floats,
+    Ints,
+    table,
+)
 
 CODE_OK, CODE_BOUNDARY, CODE_TOO_FEW, CODE_ALL_ZERO, CODE_NON_FINITE, CODE_CONSTANT, CODE_NO_CONVERGENCE = range(7)
+FITTED = (CODE_OK, CODE_BOUNDARY)
 
 # Columns of a result row.
 CODE, ALPHA, LOG_SCALE, LOCATION, LOGLIK, SE_ALPHA, SE_LOG_SCALE, SE_LOCATION, LOW, HIGH = range(10)
@@ -30,267 +38,146 @@ FIELDS = 16
 _TOLERANCE = 1e-7
 _ATOM_RATIO = 0.01
 _WARM_TOLERANCE = 1e-4  # a warm start is a jackknife replicate: a millionth of a standard error is enough
+_WARM_GAUSS = 1.9  # warm starts below it do not ask for the boundary
 
 
-@kernel
-def select(a: Floats, w: Floats, p: float) -> float:
-    """The value below which a share ``p`` of the weight lies; reorders ``a`` and ``w`` (empty for equal weights)."""
-    left, right = 0, a.size - 1
-    weighted = w.size > 0
-    target = 0.0
-    if weighted:
-        for i in range(w.size):
-            target += w[i]
-        target *= p
-    else:
-        target = min(math.floor(p * a.size), a.size - 1.0) + 0.5
-    while left < right:
-        pivot = a[(left + right) >> 1]
-        i, j = left, right
-        while i <= j:
-            while a[i] < pivot:
-                i += 1
-            while a[j] > pivot:
-                j -= 1
-            if i <= j:
-                a[i], a[j] = a[j], a[i]
-                if weighted:
-                    w[i], w[j] = w[j], w[i]
-                i += 1
-                j -= 1
-        # Now a[left..j] ≤ pivot = a[j+1..i−1] ≤ a[i..right].
-        low = 0.0
-        middle = 0.0
-        if weighted:
-            for k in range(left, j + 1):
-                low += w[k]
-            for k in range(j + 1, i):
-                middle += w[k]
-        else:
-            low, middle = j + 1.0 - left, i - j - 1.0
-        if target <= low:
-            right = j
-        elif target > low + middle:
-            left = i
-            target -= low + middle
-        else:
-            return float(pivot)
-    return float(a[left])
+def fit_groups(
+    sample: g.Grouped, *, located: bool, intervals: bool, least: int, warm: Floats | None, space: Space
+) -> Floats:
+    """Maximum likelihood for every grouped sample: (samples × ``FIELDS``).
 
-
-@kernel
-def quantile_of(
-    x: Floats, w: Floats, centre: float, absolute: bool, p: float, buffer: Floats, weights: Floats
-) -> float:
-    """``select`` on a copy of x, or of |x − centre|."""
-    for i in range(x.size):
-        buffer[i] = abs(x[i] - centre) if absolute else x[i]
-    for i in range(w.size):
-        weights[i] = w[i]
-    value: float = select(buffer[: x.size], weights[: w.size], p)
-    return value
-
-
-@kernel
-def interpolate(at: float, x: Floats, y: Floats) -> float:
-    """Linear interpolation for a monotone ``x``, rising or falling; constant outside."""
-    sign = 1.0 if x[-1] > x[0] else -1.0
-    i = 1
-    while i < x.size - 1 and sign * x[i] < sign * at:
-        i += 1
-    u = min(max((at - x[i - 1]) / (x[i] - x[i - 1]), 0.0), 1.0)
-    return float(y[i - 1] + u * (y[i] - y[i - 1]))
-
-
-@kernel
-def fit_one(
-    x: Floats, w: Floats, located: bool, intervals: bool, warm: Floats, tab: Table, work: Floats, buffer: Floats,
-    weights: Floats, row: Floats,
-) -> None:  # fmt: skip
-    """Fit one sample of finite, non-zero values into ``row``; ``x`` is overwritten.
-
-    ``warm`` is NaN or a start (α, ln σ, μ) in units of x.
+    A sample with NaN or infinity, or with fewer than ``least`` non-zero values, gets a code and no fit. ``warm``: a
+    start (α, ln σ, μ) for each sample, in units of the values.
     """
-    out, kept = np.zeros(10), np.zeros(10)
-    theta = np.zeros(3)
-    size = x.size
-    weighted = w.size > 0
-    n = float(size)
-    if weighted:
-        n = 0.0
-        for i in range(size):
-            n += w[i]
-    # Units in which the data are of order 1: the fit is then equivariant and no square overflows.
-    started = warm[0] == warm[0]
-    centre, lower = 0.0, 1.0
-    if started:
-        centre, unit = warm[2], math.exp(warm[1])
-        theta[0] = min(max(warm[0], ALPHA_MIN + 0.01), 1.99)
-    else:
+    frames = sample.frames
+    rows = np.full((len(frames), FIELDS), np.nan)
+    n, unit, centre = frames[:, g.WEIGHT], frames[:, g.UNIT], frames[:, g.CENTRE]
+    with np.errstate(all="ignore"):  # samples without a fit divide by zero here, and are left at NaN
+        # Gaussian: σ² = mean (x − μ)² / 2.
+        gauss = np.zeros((len(frames), 3))
+        variance = frames[:, g.SQUARE] / n
         if located:
-            centre = quantile_of(x, w, 0.0, False, 0.5, buffer, weights)
-        unit = quantile_of(x, w, centre, True, 0.5, buffer, weights)
-        upper = quantile_of(x, w, centre, True, 0.9, buffer, weights)
-        if unit == 0.0:
-            unit = upper
-        for i in range(size):
-            if unit == 0.0:
-                unit = abs(x[i] - centre)
-        if unit == 0.0:
-            row[CODE] = CODE_CONSTANT
-            return
-        lower = quantile_of(x, w, centre, True, 0.1, buffer, weights) / unit
-        theta[0] = min(max(interpolate(upper / unit, tab.start_ratio, tab.start_alpha), 0.55), 1.95)
-        theta[1] = -math.log(interpolate(theta[0], tab.start_alpha, tab.start_q50))
-    # Gaussian: σ² = mean (x − μ)² / 2.
-    g_mu, biggest = 0.0, 0.0
-    for i in range(size):
-        x[i] = (x[i] - centre) / unit if located else abs(x[i]) / unit
+            gauss[:, 2] = frames[:, g.MEAN]
+            variance -= (frames[:, g.MEAN] / frames[:, g.SPAN]) ** 2
+        code = _codes(frames, variance, least)
+        asked = code == CODE_OK
+        gauss[:, 0] = 2.0
+        gauss[:, 1] = 0.5 * np.log(0.5 * variance) + np.log(frames[:, g.SPAN])
+        gauss_loglik = -n * (0.5 + LOG_2_SQRT_PI + gauss[:, 1])
+        log_unit = np.log(unit)
+        rows[:, N_USED], rows[:, N_ZERO] = n, frames[:, g.ZEROS]
+        rows[:, GAUSS_LOGLIK] = gauss_loglik - n * log_unit
+        rows[:, GAUSS_LOG_SCALE] = gauss[:, 1] + log_unit
+        rows[:, GAUSS_LOCATION] = centre + gauss[:, 2] * unit
+        groups = (sample.groups, np.where(asked, frames[:, g.GROUPS], 0.0).astype(np.int64))
+        look = np.where(asked[:, None], gauss, np.nan)
+        tolerance = _TOLERANCE
+        if warm is None:
+            start, second = _starts(frames, located)
+        else:
+            start = np.column_stack(
+                [np.clip(warm[:, 0], ALPHA_MIN + 0.01, 1.99), warm[:, 1] - log_unit, (warm[:, 2] - centre) / unit]
+            )
+            second = np.full_like(start, np.nan)
+            look[warm[:, 0] <= _WARM_GAUSS] = np.nan
+            tolerance = _WARM_TOLERANCE
+        at_two = np.full((len(frames), EVALUATED), np.nan)
+        evaluate_rows(*groups, look, space, at_two)
+        theta, out = np.where(asked[:, None], start, np.nan), np.full((len(frames), EVALUATED), -np.inf)
+        # Where the score at the boundary is for it, and the start no better, there is nothing to climb.
+        settled = (at_two[:, 1] >= 0) & np.isnan(second[:, 0])
+        evaluate_rows(*groups, np.where(settled[:, None], theta, np.nan), space, out)
+        settled &= out[:, 0] <= gauss_loglik
+        theta[settled] = np.nan
+        evaluations = np.zeros(len(frames), dtype=np.int64)
+        climb(*groups, n, located, tolerance, space, theta, out, evaluations)
+        if not np.isnan(second).all():
+            _climb_again(groups, n, located, space, np.where(asked[:, None], second, np.nan), theta, out, evaluations)
+        boundary = (gauss_loglik >= out[:, 0]) | (theta[:, 0] >= ALPHA_TOP)
+        floor = ~boundary & (theta[:, 0] <= ALPHA_MIN)
+        code[asked & (boundary | floor)] = CODE_BOUNDARY
+        code[asked & ~boundary & (evaluations < 0)] = CODE_NO_CONVERGENCE
+        errors = _standard_errors(out, located, floor)
+        errors[boundary] = np.nan
+        errors[boundary, 1] = np.sqrt(0.5 / n[boundary])
         if located:
-            g_mu += (w[i] if weighted else 1.0) * x[i] / n
-    for i in range(size):
-        biggest = max(biggest, abs(x[i] - g_mu))
-    square = 0.0
-    for i in range(size):
-        d = (x[i] - g_mu) / biggest
-        square += (w[i] if weighted else 1.0) * d * d
-    if not square > 0.0:
-        row[CODE] = CODE_CONSTANT
-        return
-    g_s = 0.5 * math.log(0.5 * square / n) + math.log(biggest)
-    g_loglik = -0.5 * n - n * (LOG_2_SQRT_PI + g_s)
-    score = -np.inf
-    if not started or warm[0] > 1.9:
-        score = boundary_score(x, w, g_s, g_mu, tab, work)
-    boundary = score >= 0.0 and (started or log_likelihood(x, w, theta, tab, work) <= g_loglik)
-    converged = True
-    row[EVALUATIONS] = 0.0
+            errors[boundary, 2] = np.exp(gauss[boundary, 1]) * np.sqrt(2.0 / n[boundary])
+        theta[boundary] = gauss[boundary]
+        top = np.where(boundary, gauss_loglik, out[:, 0])
+        rows[:, CODE], rows[:, EVALUATIONS] = code, np.abs(evaluations)
+        rows[:, ALPHA], rows[:, LOG_SCALE] = theta[:, 0], theta[:, 1] + log_unit
+        rows[:, LOCATION] = centre + theta[:, 2] * unit
+        rows[:, LOGLIK] = top - n * log_unit
+        rows[:, SE_ALPHA], rows[:, SE_LOG_SCALE], rows[:, SE_LOCATION] = errors[:, 0], errors[:, 1], errors[:, 2] * unit
+        if intervals:
+            reach = np.where(np.isfinite(errors[:, 0]), ROOT * errors[:, 0], 0.1)
+            reach[boundary] = np.minimum(DROP / np.maximum(at_two[:, 1], 1e-3), 1.5 / np.sqrt(n))[boundary]
+            ridges = np.where(boundary, -at_two[:, 5] / at_two[:, 6], -out[:, 5] / out[:, 6])
+            ridges[~np.isfinite(ridges)] = 0.0
+            room = 2.0 - theta[:, 0]
+            guesses = np.column_stack([theta[:, 0] - reach, theta[:, 0] + np.minimum(reach, 0.8 * room)])
+            guesses[floor, 0] = np.nan
+            guesses[boundary | (top - gauss_loglik <= DROP), 1] = np.nan
+            guesses[~np.isin(code, FITTED)] = np.nan
+            found = np.tile([ALPHA_MIN, 2.0], (len(frames), 1))
+            ends(*groups, n, located, theta, top, ridges, guesses, space, found)
+            rows[:, LOW], rows[:, HIGH] = found[:, 0], found[:, 1]
+    return rows
+
+
+def _codes(frames: Floats, variance: Floats, least: int) -> Floats:
+    """Why a sample cannot be fitted; ``CODE_OK`` where it can."""
+    return np.select(
+        [
+            frames[:, g.NON_FINITE] > 0,
+            (frames[:, g.COUNT] == 0) & (frames[:, g.ZEROS] > 0),
+            (frames[:, g.COUNT] < least) | (frames[:, g.WEIGHT] < least),
+            (frames[:, g.DIFFERENT] == 0) | ~(variance > 0),
+        ],
+        [CODE_NON_FINITE, CODE_ALL_ZERO, CODE_TOO_FEW, CODE_CONSTANT],
+        CODE_OK,
+    )
+
+
+def _starts(frames: Floats, located: bool) -> tuple[Floats, Floats]:
+    """First and second starts (samples × 3) from quantiles of |x|; the second is NaN for most."""
+    tab = table()
+    lower, upper = frames[:, g.LOWER], frames[:, g.UPPER]
+    median = np.where(frames[:, g.MEDIAN] > 0, frames[:, g.MEDIAN], np.where(upper > 0, upper, 1.0))
+    alpha = np.clip(np.interp(upper / median, tab.start_ratio[::-1], tab.start_alpha[::-1]), 0.55, 1.95)
+    log_scale = np.log(median / np.interp(alpha, tab.start_alpha, tab.start_q50))
+    start = np.column_stack([alpha, log_scale, np.zeros(len(frames))])
     # A second start where a tenth of the values is a hundred times smaller than their median, as in no stable law of
     # the table: values near an atom make a second maximum, of small σ and small α.
-    attempts = 2 if not located and 0.0 < lower < _ATOM_RATIO else (0 if boundary else 1)
-    best, found = -np.inf, np.zeros(3)
-    for attempt in range(attempts):
-        if attempt == 1:
-            theta[0], theta[1], theta[2] = 0.55, math.log(lower), 0.0
-        count = maximise(x, w, n, theta, located, _WARM_TOLERANCE if started else _TOLERANCE, tab, work, out)
-        row[EVALUATIONS] += abs(count)
-        if attempt == 0 or out[0] > best:
-            best, converged = out[0], count > 0
-            for j in range(3):
-                found[j] = theta[j]
-            for j in range(10):
-                kept[j] = out[j]
-    for j in range(3):
-        theta[j] = found[j]
-    for j in range(10):
-        out[j] = kept[j]
-    boundary = g_loglik >= best or theta[0] >= ALPHA_TOP
-    log_unit = math.log(unit)
-    row[GAUSS_LOGLIK] = g_loglik - n * log_unit
-    row[GAUSS_LOG_SCALE] = g_s + log_unit
-    row[GAUSS_LOCATION] = centre + g_mu * unit
-    row[N_USED] = n
-    floor = False
-    top = out[0]
-    if boundary:
-        row[CODE] = CODE_BOUNDARY
-        theta[0], theta[1], theta[2] = 2.0, g_s, g_mu
-        top = g_loglik
-        row[SE_LOG_SCALE] = math.sqrt(0.5 / n)
-        if located:
-            row[SE_LOCATION] = math.exp(g_s) * unit * math.sqrt(2.0 / n)
-        reach = min(DROP / max(score, 1e-3), 1.5 / math.sqrt(n))
-    else:
-        floor = theta[0] <= ALPHA_MIN
-        row[CODE] = CODE_NO_CONVERGENCE
-        if converged:
-            row[CODE] = CODE_BOUNDARY if floor else CODE_OK
-        # Inverse observed information of (α, s) and, with location, of (α, s, μ), by cofactors.
-        aa, a_s, ss, am, sm, mm = -out[4], -out[5], -out[6], -out[7], -out[8], -out[9]
-        if not located:
-            am, sm, mm = 0.0, 0.0, 1.0
-        if floor:  # α is not free there: the information of the others alone
-            aa, a_s, am = 1.0, 0.0, 0.0
-        c_aa, c_ss, c_mm = ss * mm - sm * sm, aa * mm - am * am, aa * ss - a_s * a_s
-        det = aa * c_aa - a_s * (a_s * mm - sm * am) + am * (a_s * sm - ss * am)
-        reach = 0.1
-        if c_aa / det > 0.0 and not floor:
-            reach = ROOT * math.sqrt(c_aa / det)
-            row[SE_ALPHA] = reach / ROOT
-        if c_ss / det > 0.0:
-            row[SE_LOG_SCALE] = math.sqrt(c_ss / det)
-        if located and c_mm / det > 0.0:
-            row[SE_LOCATION] = math.sqrt(c_mm / det) * unit
-    row[ALPHA], row[LOG_SCALE], row[LOCATION] = theta[0], theta[1] + log_unit, centre + theta[2] * unit
-    row[LOGLIK] = top - n * log_unit
-    if not intervals:
-        return
-    row[LOW], row[HIGH] = ALPHA_MIN, 2.0
-    for side in (-1.0, 1.0):
-        if side < 0.0 and floor:
-            continue
-        if side > 0.0 and (boundary or top - g_loglik <= DROP):
-            continue
-        guess = theta[0] - reach if side < 0.0 else min(theta[0] + reach, 2.0 - 0.2 * (2.0 - theta[0]))
-        end = profile_end(x, w, n, theta, top, guess, side, located, tab, work, out)
-        if side < 0.0:
-            row[LOW] = end
-        else:
-            row[HIGH] = end
+    second = np.column_stack([np.full(len(frames), 0.55), np.log(lower), np.zeros(len(frames))])
+    second[~((lower > 0) & (lower < _ATOM_RATIO * median)) | located] = np.nan
+    return start, second
 
 
-@kernel
-def fit_rows(
-    values: Floats, w: Floats, located: bool, intervals: bool, least: int, warm: Floats, tab: Table, rows: Floats
-) -> None:
-    """Fit every row of ``values`` (samples × draws) into ``rows`` (samples × ``FIELDS``).
+def _climb_again(
+    groups: tuple[Groups, Ints], n: Floats, located: bool, space: Space, second: Floats,
+    theta: Floats, out: Floats, evaluations: Ints,
+) -> None:  # fmt: skip
+    """Climb from the second starts, and keep what is higher than ``out``."""
+    other_out, other_evaluations = np.full_like(out, -np.inf), np.zeros_like(evaluations)
+    climb(*groups, n, located, _TOLERANCE, space, second, other_out, other_evaluations)
+    better = other_out[:, 0] > out[:, 0]
+    theta[better], out[better], evaluations[better] = second[better], other_out[better], other_evaluations[better]
 
-    ``w`` is empty or one weight a draw; ``warm`` empty or a start a row. Exact zeros, which no continuous law produces,
-    are left out and counted. A row with NaN or infinity, or with fewer than ``least`` values left, gets a code and no
-    fit.
-    """
-    size = values.shape[1]
-    weighted = w.size > 0
-    x, v = np.empty(size), np.empty(w.size)
-    buffer, weights = np.empty(size), np.empty(w.size)
-    work = np.empty((3, tab.coefficients.shape[2]))
-    start = np.full(3, np.nan)
-    for r in range(values.shape[0]):
-        row = rows[r]
-        for j in range(FIELDS):
-            row[j] = np.nan
-        kept, zeros, weight_kept = 0, 0.0, 0.0
-        finite, constant = True, True
-        for i in range(size):
-            value = values[r, i]
-            q = w[i] if weighted else 1.0
-            if not math.isfinite(value):
-                finite = False
-            if q == 0.0:
-                continue
-            if value == 0.0:
-                zeros += q
-                continue
-            if kept > 0 and value != x[0]:
-                constant = False
-            x[kept] = value
-            if weighted:
-                v[kept] = q
-            weight_kept += q
-            kept += 1
-        row[N_USED], row[N_ZERO] = weight_kept, zeros
-        if not finite:
-            row[CODE] = CODE_NON_FINITE
-        elif kept == 0 and zeros > 0.0:
-            row[CODE] = CODE_ALL_ZERO
-        elif kept < least or weight_kept < least:
-            row[CODE] = CODE_TOO_FEW
-        elif constant:
-            row[CODE] = CODE_CONSTANT
-        else:
-            if warm.size > 0:
-                for j in range(3):
-                    start[j] = warm[r, j]
-            fit_one(
-                x[:kept], v[: kept if weighted else 0], located, intervals, start, tab, work, buffer, weights, row
-            )  # fmt: skip
+
+def _standard_errors(out: Floats, located: bool, floor: Any) -> Floats:
+    """(samples × 3) from the inverse observed information of (α, s) and, with location, of (α, s, μ), by cofactors;
+    NaN where that is not positive, and for α where it stands at the ``floor`` of the table."""
+    aa, a_s, ss, am, sm, mm = (-out[:, j] for j in range(4, 10))
+    if not located:
+        am, sm, mm = np.zeros_like(aa), np.zeros_like(aa), np.ones_like(aa)
+    # At the floor α is not free: the information of the others alone.
+    aa, a_s, am = np.where(floor, 1.0, aa), np.where(floor, 0.0, a_s), np.where(floor, 0.0, am)
+    cofactors = np.stack([ss * mm - sm * sm, aa * mm - am * am, aa * ss - a_s * a_s], axis=1)
+    det = aa * cofactors[:, 0] - a_s * (a_s * mm - sm * am) + am * (a_s * sm - ss * am)
+    squares = cofactors / det[:, None]
+    errors = np.where(squares > 0, np.sqrt(np.abs(squares)), np.nan)
+    errors[floor, 0] = np.nan
+    if not located:
+        errors[:, 2] = np.nan
+    return errors
