@@ -11,17 +11,15 @@ import numpy as np
 from gradnoise.analyzer.stats._estimate import InvalidInput
 from gradnoise.analyzer.stats._form_result import (
     MANY_LOWEST,
-    SUMS,
     FormResult,
     SumResult,
     Trend,
     lowest_note,
     status_of,
-    trend,
-    verdict,
     zeros_note,
 )
 from gradnoise.analyzer.stats._jackknife import alpha_estimate, plain_interval, scale_estimate
+from gradnoise.analyzer.stats._rules import SUMS, SUMS_SPEAK, rejects_gaussian, sums_say, trend, verdict
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -34,9 +32,9 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
 
     1/α, null, shares and the replicates of 1/α are averaged with ``weights`` (group sizes, say); because the
     replicates of all groups leave out the same draws, their average carries the correlation between groups. The
-    scale is the weighted geometric mean. Groups without a value are left out and named by position in a
-    warning; without any the result has their most common status. Raises ``InvalidInput`` for no results, mixed
-    forms, or bad weights.
+    scale is the weighted geometric mean. A summary over columns is of one group only. Groups without a value are
+    left out and named by position in a warning; without any the result has their most common status. Raises
+    ``InvalidInput`` for no results, mixed forms, or bad weights.
     """
     weight = np.asarray(weights, dtype=np.float64)
     if len(results) == 0 or weight.shape != (len(results),):
@@ -83,6 +81,8 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
     if len(good) < len(results):
         missing = [f"{i} ({r.status})" for i, r in enumerate(results) if i not in good]
         warnings += (f"groups without a value left out: {', '.join(missing)}",)
+    low, high = plain_interval(inverse, replicates, floor)
+    sums = tuple(_combine_sums(chosen, w, i, inverse, replicates) for i in range(len(SUMS)))
     scale = float(np.exp(sum(a * np.log(max(r.scale.value, 1e-300)) for a, r in zip(w, chosen, strict=True))))
     return FormResult(
         form=form,
@@ -94,8 +94,9 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
         partial=partial,
         scale=scale_estimate(scale, scale_replicates, n, "weighted geometric mean over groups; jackknife over draws"),
         scale_replicates=scale_replicates,
-        sums=tuple(_combine_sums(chosen, w, i, inverse, replicates) for i in range(len(SUMS))),
+        sums=sums,
         null_alpha=null_alpha,
+        gaussian_rejected=rejects_gaussian(high, null_alpha, share),
         rejected_share=share,
         tested=sum(r.tested for r in chosen),
         zeros=zeros,
@@ -103,7 +104,7 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
         columns=columns,
         columns_used=sum(r.columns_used for r in chosen),
         rows_used=n,
-        verdict=verdict(*plain_interval(inverse, replicates, floor), null_alpha, share, partial=partial),
+        verdict=verdict(low, high, null_alpha, share, sums_say(sums), partial=partial),
         status=status_of(alpha, lowest),
         warnings=warnings,
     )
@@ -134,8 +135,7 @@ def _combine_sums(
         "",
         of_sums,
         floor,
-        # Across parameters a spread of scales survives every sum.
         Trend.UNCLEAR
-        if results[0].form == "across_parameter" or any(r.lowest > MANY_LOWEST for r in results)
+        if results[0].form not in SUMS_SPEAK or any(r.lowest > MANY_LOWEST for r in results)
         else trend(inverse, replicates, sums, of_sums, null_alpha),
     )

@@ -1,4 +1,4 @@
-"""What every form returns, and the rule that turns it into a verdict."""
+"""What every form returns."""
 
 from __future__ import annotations
 
@@ -10,22 +10,14 @@ from typing import Any
 import numpy as np
 
 from gradnoise.analyzer.stats._estimate import Estimate, Status, Verdict
-from gradnoise.analyzer.stats._jackknife import T95, standard_error
 from gradnoise.analyzer.stats._table import ALPHA_MIN
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
-SUMS = (4, 16)
-"""Draws in a sum."""
-FALSE_DISCOVERY_RATE = 0.05
-REJECTED_SHARE = 0.05
-"""Rejecting columns (rows) that a Gaussian group may have, by share."""
-GAUSSIAN_MARGIN = 0.1
-"""How far below what Gaussian noise reads the interval of a group that is called Gaussian may begin."""
 MANY_LOWEST = 0.05
 """Share of units at the smallest α beyond which a reading is only an upper limit."""
-_LEAST_WAY = 0.02  # in 1/α: α = 1.92 and above is too near to 2 for sums to show a way
-_CLIMBED, _FLAT = 0.2, 0.5
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of α̂ over columns, in ``ColumnSummary``."""
 
 
 class Trend(enum.StrEnum):
@@ -63,13 +55,26 @@ class SumResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnSummary:
+    """How α differs from column to column."""
+
+    quantiles: tuple[float, ...]
+    """The ``QUANTILES`` of α̂ over columns; they hold the sampling error of each column too."""
+    spread: Estimate
+    """Standard deviation of α over columns *beyond* sampling error (``_columns.spread``): 0 for columns of one α."""
+    stable_rejected_share: float
+    """Share of the fitted columns that reject SαS itself at a false-discovery rate of 5 %; NaN where not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
 class FormResult:
     """One noise matrix read in one form. Without a value α is NaN, and ``status`` and ``reason`` say why."""
 
     form: str
-    """``per_parameter``, ``across_parameter`` or ``standardized``."""
+    """``per_parameter``, ``across_parameter``, ``standardized``, ``pooled``, ``vector``, ``projection`` or
+    ``row_scaled``."""
     reference: str
-    """What the noise was measured against: ``pair``, ``mean``, ``difference`` or ``given``."""
+    """What the noise was measured against: the name of a contrast, or ``given``."""
     alpha: Estimate
     """1 / mean(1/α̂) over columns (rows); interval by delete-a-group jackknife over draws."""
     replicates: Floats
@@ -83,12 +88,14 @@ class FormResult:
     scale: Estimate
     """Median over columns (rows) of σ̂ of the noise rows, in their units (``Contrast.scale_factor`` leads to
     one draw's);
-    ``standardized``: in units of a column's half moment (mean √|u|)²."""
+    ``standardized``: in units of a column's half moment (mean √|u|)²; ``vector``: geometric mean of the norms."""
     scale_replicates: Floats
     sums: tuple[SumResult, ...]
     """α of sums of 4 and of 16 draws."""
     null_alpha: float
     """What Gaussian noise of this shape reads in this form."""
+    gaussian_rejected: bool
+    """α's plain interval ends below ``null_alpha`` and too many columns (rows) reject: see ``_rules``."""
     rejected_share: float
     """Share of ``tested`` that rejects the Gaussian law at a false-discovery rate of 5 % (Benjamini–Hochberg)."""
     tested: int
@@ -104,41 +111,15 @@ class FormResult:
     status: Status
     reason: str = ""
     warnings: tuple[str, ...] = ()
-
-
-def verdict(low: float, high: float, null_alpha: float, rejected: float, *, partial: bool = False) -> Verdict:
-    """Return the verdict on an interval (``low``, ``high``) of α.
-
-    ``not_gaussian`` if it ends below ``null_alpha`` and more than ``REJECTED_SHARE`` of the columns (rows) reject the
-    Gaussian law; ``gaussian`` if it begins at ``null_alpha`` − ``GAUSSIAN_MARGIN`` or above, no more than that share
-    rejects, and the fits are not ``partial``; else ``undecided``. The interval is ``plain_interval``'s: ``null_alpha``
-    is what Gaussian noise is expected to read, and that has the bias of a reading.
-    """
-    if high < null_alpha and rejected > REJECTED_SHARE:
-        return Verdict.NOT_GAUSSIAN
-    if low >= null_alpha - GAUSSIAN_MARGIN and rejected <= REJECTED_SHARE and not partial:
-        return Verdict.GAUSSIAN
-    return Verdict.UNDECIDED
-
-
-def trend(inverse: float, replicates: Floats, sums: float, sum_replicates: Floats, null_alpha: float) -> Trend:
-    """Judge the step of 1/α̂ from rows (``inverse``) to sums of them (``sums``), whose Gaussian reading is
-    ``null_alpha``. Replicates of both leave out the same draws."""
-    way = inverse - 1.0 / null_alpha
-    if not way >= _LEAST_WAY:
-        return Trend.UNCLEAR
-    step = (inverse - sums) / way
-    margin = T95 * standard_error((replicates - sum_replicates) / way)
-    if step - margin > _CLIMBED:
-        return Trend.CLIMBING
-    return Trend.FLAT if step + margin < _FLAT else Trend.UNCLEAR
+    over_columns: ColumnSummary | None = None
+    """Of ``per_parameter`` and ``projection`` for one group; else ``None``."""
 
 
 def lowest_note(form: str, lowest: float) -> tuple[str, ...]:
     """Return the warning that units read the smallest α that is fitted, if many do."""
     if not lowest > MANY_LOWEST:
         return ()
-    units = "columns" if form == "per_parameter" else "rows"
+    units = "rows" if form in ("across_parameter", "standardized") else "columns"
     return (f"{lowest:.0%} of the {units} read {ALPHA_MIN}, the smallest α that is fitted: α may be smaller",)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from gradnoise.analyzer.stats.contrasts import Contrast
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Matrix = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -32,18 +34,29 @@ class Core:
     """Standard error of 1/α of as many independent Gaussian units."""
     lowest: float
     """Share of the units that read the smallest α that is fitted: theirs may be smaller still."""
-    ratio: Floats
-    """Likelihood ratio of each unit that was fitted, and its number of values."""
     n: Floats
+    """Number of values of each unit that was fitted, and its p-value."""
     p: Floats
-    failure: Status | None
+    ratio: Floats = dataclasses.field(default_factory=lambda: np.empty(0))
+    """Likelihood ratio of each."""
+    units: Floats = dataclasses.field(default_factory=lambda: np.empty(0))
+    """1/α̂ of each."""
+    fits: Floats = dataclasses.field(default_factory=lambda: np.empty((0, 3)))
+    """(α̂, ln σ̂, 0) of each: starts for further fits."""
+    fitted: Mask = dataclasses.field(default_factory=lambda: np.empty(0, dtype=bool))
+    """Which units were fitted."""
+    unit_replicates: Floats = dataclasses.field(default_factory=lambda: np.empty((0, 0)))
+    """(groups × units) replicates of 1/α̂; empty where units are rows, which belong to one group each."""
+    failure: Status | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
+    """A noise matrix as the forms take it."""
+
     matrix: Matrix
     """Finite rows."""
-    group: np.ndarray[Any, np.dtype[np.int64]]
+    group: Ints
     """Jackknife group of each row, by its position before rows were dropped."""
     original: Matrix
     reference: str
@@ -55,6 +68,7 @@ class Input:
 
 
 def prepare(noise: Contrast | ArrayLike) -> Input:
+    """Rows with NaN or infinity dropped and counted. Raises ``InvalidInput`` for what is no real matrix."""
     if isinstance(noise, Contrast):
         matrix, reference, warnings = noise.noise, noise.reference, noise.warnings
         draws_per_row, stride, lost = noise.draws_per_row, noise.row_stride, noise.non_finite
@@ -78,22 +92,21 @@ def _failed(rows: Floats) -> Status:
     return _engine.STATUS[int(values[counts.argmax()])]
 
 
-def _units(rows: Floats) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], Floats, Floats, Floats, Floats]:
-    """Which units were fitted, and of those 1/α̂, σ̂, likelihood ratios and numbers of values."""
-    fitted = np.isin(rows[:, _fit.CODE].astype(int), _engine.FITTED)
-    good = rows[fitted]
-    ratio = 2.0 * (good[:, _fit.LOGLIK] - good[:, _fit.GAUSS_LOGLIK])
-    n = good[:, _fit.N_USED]
-    return fitted, 1.0 / good[:, _fit.ALPHA], np.exp(good[:, _fit.LOG_SCALE]), ratio, n
-
-
 def _core(
-    inverse: Floats, replicates: Floats, sigma: Floats, scale_replicates: Floats, ratio: Floats, n: Floats
+    rows: Floats,
+    fitted: Mask,
+    replicates: Floats,
+    scale_replicates: Floats,
+    unit_replicates: Floats,
 ) -> Core:
+    """What the fitted units say; ``rows`` are theirs."""
+    alpha, log_scale, n = rows[:, _fit.ALPHA], rows[:, _fit.LOG_SCALE], rows[:, _fit.N_USED]
+    inverse = 1.0 / alpha
+    ratio = 2.0 * (rows[:, _fit.LOGLIK] - rows[:, _fit.GAUSS_LOGLIK])
     return Core(
         inverse=float(inverse.mean()),
         replicates=replicates,
-        scale=float(np.median(sigma)),
+        scale=float(np.median(np.exp(log_scale))),
         scale_replicates=scale_replicates,
         null_inverse=float(_null.inverse_alpha(n).mean()),
         floor=float(np.sqrt(np.sum(_null.inverse_alpha_sd(n) ** 2))) / len(n),
@@ -101,54 +114,80 @@ def _core(
         ratio=ratio,
         n=n,
         p=_null.p_value(ratio, n),
-        failure=None,
+        units=inverse,
+        fits=np.column_stack([alpha, log_scale, np.zeros(len(alpha))]),
+        fitted=fitted,
+        unit_replicates=unit_replicates,
     )
 
 
 def _no_core(rows: Floats) -> Core:
-    nothing = np.full(GROUPS, np.nan)
-    return Core(
-        np.nan, nothing, np.nan, nothing, np.nan, np.nan, np.nan, np.empty(0), np.empty(0), np.empty(0), _failed(rows)
-    )
+    nothing, none = np.full(GROUPS, np.nan), np.empty(0)
+    return Core(np.nan, nothing, np.nan, nothing, np.nan, np.nan, np.nan, none, none, failure=_failed(rows))
 
 
-def column_core(matrix: Matrix, group: np.ndarray[Any, np.dtype[np.int64]], least: int) -> Core:
+def _fitted(rows: Floats) -> Mask:
+    return np.isin(rows[:, _fit.CODE].astype(int), _engine.FITTED)
+
+
+def column_core(matrix: Matrix, group: Ints, least: int) -> Core:
     """Every column fitted, and refitted without each tenth of the rows from a warm start."""
     columns = np.ascontiguousarray(matrix.T)
     rows = _engine.fit_rows(columns, least=least)
-    fitted, inverse, sigma, ratio, n = _units(rows)
+    fitted = _fitted(rows)
     if not fitted.any():
         return _no_core(rows)
-    columns = columns[fitted] if not fitted.all() else columns
-    warm = np.column_stack([1.0 / inverse, np.log(sigma), np.zeros(len(sigma))])
-    replicates, scale_replicates = np.full(GROUPS, inverse.mean()), np.full(GROUPS, np.median(sigma))
+    columns, rows = (columns[fitted], rows[fitted]) if not fitted.all() else (columns, rows)
+    inverse, sigma = 1.0 / rows[:, _fit.ALPHA], np.exp(rows[:, _fit.LOG_SCALE])
+    warm = np.column_stack([rows[:, _fit.ALPHA], rows[:, _fit.LOG_SCALE], np.zeros(len(rows))])
+    replicates = np.tile(inverse, (GROUPS, 1))
+    scale_replicates = np.full(GROUPS, np.median(sigma))
     for g in range(GROUPS):
         keep = group != g
         if keep.all():
             continue
         again = _engine.fit_rows(columns[:, keep], least=2, warm=warm)
-        ok = np.isin(again[:, _fit.CODE].astype(int), _engine.FITTED)
-        replicates[g] = np.where(ok, 1.0 / again[:, _fit.ALPHA], inverse).mean()
+        ok = _fitted(again)
+        replicates[g] = np.where(ok, 1.0 / again[:, _fit.ALPHA], inverse)
         scale_replicates[g] = np.median(np.where(ok, np.exp(again[:, _fit.LOG_SCALE]), sigma))
-    return _core(inverse, replicates, sigma, scale_replicates, ratio, n)
+    return _core(rows, fitted, replicates.mean(axis=1), scale_replicates, replicates)
 
 
-def row_core(matrix: Matrix, group: np.ndarray[Any, np.dtype[np.int64]], least: int) -> Core:
+def row_core(matrix: Matrix, group: Ints, least: int) -> Core:
     """Every row fitted; a replicate is the mean over the rows outside one group, no refits needed."""
     rows = _engine.fit_rows(matrix, least=least)
-    fitted, inverse, sigma, ratio, n = _units(rows)
+    fitted = _fitted(rows)
     if fitted.sum() < 2:
         return _no_core(rows)
-    group = group[fitted]
-    replicates, scale_replicates = np.full(GROUPS, inverse.mean()), np.full(GROUPS, np.median(sigma))
+    rows, group = rows[fitted], group[fitted]
+    sigma = np.exp(rows[:, _fit.LOG_SCALE])
+    replicates = means_without(1.0 / rows[:, _fit.ALPHA], group)
+    scale_replicates = np.full(GROUPS, np.median(sigma))
     for g in range(GROUPS):
         keep = group != g
         if keep.any():
-            replicates[g], scale_replicates[g] = inverse[keep].mean(), np.median(sigma[keep])
-    return _core(inverse, replicates, sigma, scale_replicates, ratio, n)
+            scale_replicates[g] = np.median(sigma[keep])
+    return _core(rows, fitted, replicates, scale_replicates, np.empty((0, 0)))
 
 
-def block_sums(given: Input, source: Matrix, m: int) -> tuple[Matrix, np.ndarray[Any, np.dtype[np.int64]]]:
+def means_without(values: Floats, group: Ints) -> Floats:
+    """Mean of ``values`` outside each group; of all of them where nothing is outside."""
+    means = np.full(GROUPS, values.mean())
+    for g in range(GROUPS):
+        keep = group != g
+        if keep.any():
+            means[g] = values[keep].mean()
+    return means
+
+
+def refit(matrix: Matrix, core: Core) -> Floats:
+    """1/α̂ of the fitted rows of ``core``, refitted to their values in ``matrix`` from a warm start; the old value of
+    those that cannot be fitted."""
+    again = _engine.fit_rows(matrix[core.fitted], least=2, warm=core.fits)
+    return np.where(_fitted(again), 1.0 / again[:, _fit.ALPHA], core.units)
+
+
+def block_sums(given: Input, source: Matrix, m: int) -> tuple[Matrix, Ints]:
     """Sums over disjoint blocks of ``m`` draws in draw order; blocks with NaN left out. And their jackknife
     groups."""
     rows = source[:: given.stride]

@@ -25,3 +25,22 @@ def leave_one_out(noise: np.ndarray[Any, np.dtype[Any]]) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.sign(u) * scaled / np.square(total / count)
     return np.where((count > 0) & (2 * count >= len(u) - 1), z, np.nan)
+
+
+def log_scales(noise: np.ndarray[Any, np.dtype[Any]]) -> Floats:
+    """ln (mean over k, u_kj ≠ 0, of √|u_kj|)² of every column; NaN for a column of zeros."""
+    u = np.abs(np.asarray(noise, dtype=np.float64))
+    unit = u.max(axis=0, initial=0.0)
+    scaled = u / np.where(unit > 0, unit, 1.0)
+    count = np.count_nonzero(scaled, axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs: Floats = np.log(unit) + 2.0 * np.log(np.sqrt(scaled).sum(axis=0) / count)
+    return np.where(count > 0, logs, np.nan)
+
+
+def halves(noise: np.ndarray[Any, np.dtype[Any]]) -> Floats:
+    """As ``leave_one_out``, each row over the scales of the other rows of its own half only (even, odd rows)."""
+    z = np.empty(noise.shape)
+    for part in (slice(0, None, 2), slice(1, None, 2)):
+        z[part] = leave_one_out(noise[part])
+    return z

@@ -10,7 +10,7 @@ from scipy import special
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
-__all__ = ["DRIFT_LIMIT", "row_log_scales", "scale_drift"]
+__all__ = ["DRIFT_LIMIT", "row_log_scales", "row_spread", "scale_drift"]
 
 DRIFT_LIMIT = 0.25
 """Drift above which a per-parameter reading is not taken as of one law: Gaussian noise above it reads 1.93 or less."""
@@ -36,6 +36,25 @@ def row_log_scales(noise: Floats) -> Floats:
     rows = np.median(magnitude, axis=1)
     logs: Floats = np.log(rows, out=np.full(len(rows), np.nan), where=rows > 0)
     return logs
+
+
+def row_spread(noise: Floats) -> float:
+    """Standard deviation over draws of the log scale that all coordinates share, whatever its order in time.
+
+    The covariance over draws of :func:`row_log_scales` of the even and of the odd columns: independent coordinates
+    bring sampling error to each, but not to their covariance.
+
+    Args:
+        noise: draws x coordinates, finite.
+
+    Returns:
+        In units of ln(scale); 0 where the covariance is not positive, NaN for fewer than 2 usable draws.
+    """
+    even, odd = row_log_scales(noise[:, ::2]), row_log_scales(noise[:, 1::2])
+    usable = np.isfinite(even) & np.isfinite(odd)
+    if usable.sum() < 2:
+        return math.nan
+    return math.sqrt(max(float(np.cov(even[usable], odd[usable])[0, 1]), 0.0))
 
 
 def scale_drift(noise: Floats) -> float:

@@ -1,0 +1,86 @@
+"""The rules by which a reading becomes a verdict: every threshold of the forms is here."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gradnoise.analyzer.stats._estimate import Verdict
+from gradnoise.analyzer.stats._form_result import Trend
+from gradnoise.analyzer.stats._jackknife import T95, standard_error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gradnoise.analyzer.stats._estimate import Floats
+    from gradnoise.analyzer.stats._form_result import SumResult
+
+SUMS = (4, 16)
+"""Draws in a sum."""
+SUMS_SPEAK = ("per_parameter", "projection", "row_scaled", "standardized", "vector")
+"""Forms in which sums tell a stable law from finite variance: in others a spread of scales survives every sum."""
+FALSE_DISCOVERY_RATE = 0.05
+REJECTED_SHARE = 0.05
+"""Columns (rows) that a group may have, by share, that reject a law which it is nevertheless said to follow."""
+GAUSSIAN_MARGIN = 0.1
+"""How far below what Gaussian noise reads the interval of a group that is called Gaussian may begin."""
+LEAST_WAY = 0.02
+"""Least distance, in 1/α, from what Gaussian noise reads at which sums have a way to go: α = 1.92."""
+CLIMBED, FLAT = 0.2, 0.5
+"""Share of that way that sums have gone beyond doubt if they climb, and certainly have not if they are flat."""
+
+
+def trend(inverse: float, replicates: Floats, sums: float, sum_replicates: Floats, null_alpha: float) -> Trend:
+    """Judge the step of 1/α̂ from rows (``inverse``) to sums of them (``sums``), whose Gaussian reading is
+    ``null_alpha``. Replicates of both leave out the same draws.
+
+    With the 95 % interval of the step as a share of the way to that reading: ``climbing`` if all of it lies above
+    ``CLIMBED``, else ``flat`` if all of it lies below ``FLAT``, else ``unclear``. Of a stable law the share is 0.
+    """
+    way = inverse - 1.0 / null_alpha
+    if not way >= LEAST_WAY:
+        return Trend.UNCLEAR
+    step = (inverse - sums) / way
+    margin = T95 * standard_error((replicates - sum_replicates) / way)
+    if step - margin > CLIMBED:
+        return Trend.CLIMBING
+    return Trend.FLAT if step + margin < FLAT else Trend.UNCLEAR
+
+
+def sums_say(sums: Sequence[SumResult]) -> Trend:
+    """What the longest sums say: a law of finite variance with heavy tails climbs slowly, and short sums look flat."""
+    return sums[-1].trend if sums else Trend.UNCLEAR
+
+
+def rejects_gaussian(high: float, null_alpha: float, rejected: float) -> bool:
+    """Whether an interval of α that ends at ``high``, and the share ``rejected`` of columns (rows) that reject the
+    Gaussian law, speak against it together: with enough draws some column always rejects."""
+    return high < null_alpha and rejected > REJECTED_SHARE
+
+
+def verdict(
+    low: float,
+    high: float,
+    null_alpha: float,
+    rejected: float,
+    sums: Trend = Trend.UNCLEAR,
+    *,
+    stable_rejected: float = math.nan,
+    partial: bool = False,
+) -> Verdict:
+    """Return the verdict on an interval (``low``, ``high``) of α.
+
+    - ``not_gaussian`` if the Gaussian law is rejected (``rejects_gaussian``).
+    - ``gaussian`` if the interval begins at ``null_alpha`` − ``GAUSSIAN_MARGIN`` or above, at most ``REJECTED_SHARE``
+      of the columns (rows) rejects the Gaussian law, and the fits are not ``partial``.
+    - Else ``undecided``.
+
+    The interval is ``plain_interval``'s: ``null_alpha`` is what Gaussian noise is expected to read, and that has the
+    bias of a reading. Across parameters sums say nothing (a spread of scales survives every sum), so that a rejection
+    there decides nothing.
+    """
+    if rejects_gaussian(high, null_alpha, rejected):
+        return Verdict.NOT_GAUSSIAN
+    if low >= null_alpha - GAUSSIAN_MARGIN and rejected <= REJECTED_SHARE and not partial:
+        return Verdict.GAUSSIAN
+    return Verdict.UNDECIDED
