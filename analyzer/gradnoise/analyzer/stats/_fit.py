@@ -114,8 +114,12 @@ def fit_groups(
             reach[boundary] = np.minimum(DROP / np.maximum(at_two[:, 1], 1e-3), 1.5 / np.sqrt(n))[boundary]
             ridges = np.where(boundary, -at_two[:, 5] / at_two[:, 6], -out[:, 5] / out[:, 6])
             ridges[~np.isfinite(ridges)] = 0.0
+            # The profile leans away from the boundary, the more the nearer it is; by so much, over n = 200 ... 2000.
             room = 2.0 - theta[:, 0]
-            guesses = np.column_stack([theta[:, 0] - reach, theta[:, 0] + np.minimum(reach, 0.8 * room)])
+            near = np.where(boundary, 0.0, np.minimum(reach / room, 1.5))
+            below = np.where(boundary, reach, reach * (0.95 + 0.26 * near))
+            above = np.minimum(reach * (1.05 - 0.29 * near), 0.8 * room)
+            guesses = np.column_stack([theta[:, 0] - below, theta[:, 0] + above])
             guesses[floor, 0] = np.nan
             guesses[boundary | (top - gauss_loglik <= DROP), 1] = np.nan
             guesses[~np.isin(code, FITTED)] = np.nan

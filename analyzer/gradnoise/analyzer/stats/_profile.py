@@ -14,7 +14,7 @@ from gradnoise.analyzer.stats._table import ALPHA_MIN, Floats, Ints
 DROP = 1.9207294103470627
 """Half the 95 % point of χ²₁: what the profile log-likelihood may lose inside the interval."""
 ROOT = 1.959963984540054
-_CLOSE = 0.02  # of a drop: the step that follows leaves about its square
+_CLOSE = 0.05  # of a drop: the step that follows leaves about its square
 
 
 @kernel
