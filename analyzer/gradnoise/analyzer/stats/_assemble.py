@@ -9,7 +9,6 @@ import numpy as np
 from gradnoise.analyzer.stats import _null, drift
 from gradnoise.analyzer.stats._estimate import MIN_VALUES, Estimate, Status, Verdict
 from gradnoise.analyzer.stats._form_result import (
-    MANY_LOWEST,
     ColumnSummary,
     FormResult,
     SumResult,
@@ -112,9 +111,17 @@ def sum_results(given: Input, source: Matrix, form: str, single: Core, together:
         alpha = alpha_estimate(core.inverse, core.replicates, floor, count, method)
         null_alpha = 1.0 / null_inverse
         goes = Trend.UNCLEAR
-        if form in SUMS_SPEAK and max(single.lowest, core.lowest) <= MANY_LOWEST:
-            goes = trend(single.inverse, single.replicates, core.inverse, core.replicates, null_alpha)
-        results.append(SumResult(m, alpha, null_alpha, count, "", core.replicates, floor, goes))
+        if form in SUMS_SPEAK:
+            goes = trend(
+                single.inverse,
+                single.replicates,
+                core.inverse,
+                core.replicates,
+                null_alpha,
+                lowest=single.lowest,
+                sums_lowest=core.lowest,
+            )
+        results.append(SumResult(m, alpha, null_alpha, count, "", core.replicates, floor, core.lowest, goes))
     return tuple(results)
 
 

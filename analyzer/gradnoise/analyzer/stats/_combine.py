@@ -10,7 +10,6 @@ import numpy as np
 
 from gradnoise.analyzer.stats._estimate import InvalidInput
 from gradnoise.analyzer.stats._form_result import (
-    MANY_LOWEST,
     FormResult,
     SumResult,
     Trend,
@@ -82,7 +81,7 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
         missing = [f"{i} ({r.status})" for i, r in enumerate(results) if i not in good]
         warnings += (f"groups without a value left out: {', '.join(missing)}",)
     low, high = plain_interval(inverse, replicates, floor)
-    sums = tuple(_combine_sums(chosen, w, i, inverse, replicates) for i in range(len(SUMS)))
+    sums = tuple(_combine_sums(chosen, w, i, inverse, replicates, lowest) for i in range(len(SUMS)))
     scale = float(np.exp(sum(a * np.log(max(r.scale.value, 1e-300)) for a, r in zip(w, chosen, strict=True))))
     return FormResult(
         form=form,
@@ -111,7 +110,7 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
 
 
 def _combine_sums(
-    results: Sequence[FormResult], weights: Floats, index: int, inverse: float, replicates: Floats
+    results: Sequence[FormResult], weights: Floats, index: int, inverse: float, replicates: Floats, lowest: float
 ) -> SumResult:
     """One reading of sums, where the groups that have one carry nearly all of the weight that α rests on."""
     parts = [(a, r.sums[index]) for a, r in zip(weights, results, strict=True)]
@@ -124,6 +123,7 @@ def _combine_sums(
     sums = float(sum(a / e.value for a, _, e in present)) / total
     of_sums = np.asarray(sum(a * s.replicates for a, s, _ in present) / total)
     floor = float(sum(a * s.floor for a, s, _ in present) / total)
+    sums_lowest = float(sum(a * s.lowest for a, s, _ in present) / total)
     count = min(s.sums for _, s, _ in present)
     null_alpha = float(total / sum(a / s.null_alpha for a, s, _ in present))
     method = f"weighted mean of 1/α of sums of {m} draws"
@@ -135,7 +135,8 @@ def _combine_sums(
         "",
         of_sums,
         floor,
-        Trend.UNCLEAR
-        if results[0].form not in SUMS_SPEAK or any(r.lowest > MANY_LOWEST for r in results)
-        else trend(inverse, replicates, sums, of_sums, null_alpha),
+        sums_lowest,
+        trend(inverse, replicates, sums, of_sums, null_alpha, lowest=lowest, sums_lowest=sums_lowest)
+        if results[0].form in SUMS_SPEAK
+        else Trend.UNCLEAR,
     )

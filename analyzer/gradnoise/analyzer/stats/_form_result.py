@@ -24,7 +24,7 @@ class Trend(enum.StrEnum):
     """Where α̂ goes from noise rows to sums of them, judged by a jackknife interval of the step."""
 
     FLAT = "flat"
-    """Less than half of the way to what Gaussian noise reads: as a stable law."""
+    """Less than half of the way to what Gaussian noise reads, and perhaps none of it: as a stable law."""
     CLIMBING = "climbing"
     """More than a fifth of the way: as a law of finite variance, not as a stable one."""
     UNCLEAR = "unclear"
@@ -50,6 +50,8 @@ class SumResult:
     """Jackknife replicates of 1/α."""
     floor: float = 0.0
     """As of ``FormResult.floor``."""
+    lowest: float = 0.0
+    """As of ``FormResult.lowest``."""
     trend: Trend = Trend.UNCLEAR
     """What the step from single rows to these sums says."""
 

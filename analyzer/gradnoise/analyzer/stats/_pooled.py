@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradnoise.analyzer.stats import _engine, _fit, _null
+from gradnoise.analyzer.stats import _engine, _fit, _null, sketch
 from gradnoise.analyzer.stats._assemble import MIN_ROWS, MIN_SUMS, nothing, refuse, result
 from gradnoise.analyzer.stats._estimate import MIN_VALUES, Status
 from gradnoise.analyzer.stats._form_result import SumResult
@@ -18,12 +19,10 @@ from gradnoise.analyzer.stats._table import ALPHA_MIN
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from gradnoise.analyzer.stats._estimate import Floats
     from gradnoise.analyzer.stats._form_result import FormResult
     from gradnoise.analyzer.stats._reading import Ints, Matrix
     from gradnoise.analyzer.stats.contrasts import Contrast
-
-_CELLS = 1 << 15
-"""Positive numbers of 8 bits of exponent and 7 of mantissa: neighbours differ by 0.8 %."""
 
 
 def pooled(noise: Contrast | ArrayLike) -> FormResult:
@@ -32,8 +31,8 @@ def pooled(noise: Contrast | ArrayLike) -> FormResult:
 
     Scales of coordinates *and* of draws read as tail: rejecting the Gaussian law here says nothing about a coordinate,
     and the test takes values as independent, which a warning says. Needs 10 noise rows and 30 non-zero values. Values
-    are grouped in cells of 0.8 %, whose means stand for them: α changes by less than 1e-5. The interval is a
-    delete-a-group jackknife over draws.
+    are counted in cells of 0.8 % (``sketch``), by which α changes by less than a hundredth of its standard error. The
+    interval is a delete-a-group jackknife over draws.
     """
     given = prepare(noise)
     if (refusal := refuse("pooled", given, MIN_ROWS)) is not None:
@@ -72,45 +71,37 @@ def pooled(noise: Contrast | ArrayLike) -> FormResult:
 
 
 def _core(matrix: Matrix, group: Ints, effective: float) -> Core:
-    nodes, counts = _cells(matrix, group)
-    total = counts.sum(axis=0)
-    # Cells that are empty without a group weigh nothing, so that one set of nodes serves all fits.
-    rows = _engine.fit_rows(nodes[None, :], total, least=MIN_VALUES)
-    alpha, scale = rows[0, _fit.ALPHA], np.exp(rows[0, _fit.LOG_SCALE])
-    replicates, scales = np.full(GROUPS, 1.0 / alpha), np.full(GROUPS, scale)
-    status = _engine.STATUS[int(rows[0, _fit.CODE])]
-    warm = np.array([[alpha, np.log(scale), 0.0]])
-    for g in range(GROUPS):
-        rest = total - counts[g]
-        if status in (Status.OK, Status.AT_BOUNDARY) and 0 < rest.sum() < total.sum():
-            again = _engine.fit_rows(nodes[None, rest > 0], rest[rest > 0], least=2, warm=warm)[0]
+    # In units of the largest value nothing leaves the range of the sketch's cells but what is 1e-38 of it.
+    unit = float(np.abs(matrix).max()) or 1.0
+    parts = [sketch.update(sketch.zero(), matrix[group == g] / unit) for g in range(GROUPS)]
+    whole = functools.reduce(sketch.merge, parts)
+    row = _fitted(whole, MIN_VALUES, None)
+    status = _engine.STATUS[int(row[_fit.CODE])]
+    if status not in (Status.OK, Status.AT_BOUNDARY):
+        nothing, none = np.full(GROUPS, np.nan), np.empty(0)
+        return Core(np.nan, nothing, np.nan, nothing, np.nan, np.nan, np.nan, none, none, failure=status)
+    start = np.array([[row[_fit.ALPHA], row[_fit.LOG_SCALE], 0.0]])
+    replicates, log_scales = np.full(GROUPS, 1.0 / row[_fit.ALPHA]), np.full(GROUPS, row[_fit.LOG_SCALE])
+    for g, part in enumerate(parts):
+        if part.n:
+            again = _fitted(sketch.Sketch(whole.counts - part.counts), 2, start)
             if int(again[_fit.CODE]) in _engine.FITTED:
-                replicates[g], scales[g] = 1.0 / again[_fit.ALPHA], np.exp(again[_fit.LOG_SCALE])
-    n = float(total.sum())
-    ratio = np.maximum(2.0 * (rows[:, _fit.LOGLIK] - rows[:, _fit.GAUSS_LOGLIK]), 0.0)
+                replicates[g], log_scales[g] = 1.0 / again[_fit.ALPHA], again[_fit.LOG_SCALE]
+    n = row[_fit.N_USED]
+    ratio = np.array([max(2.0 * (row[_fit.LOGLIK] - row[_fit.GAUSS_LOGLIK]), 0.0)])
     return Core(
-        inverse=1.0 / float(alpha),
+        inverse=1.0 / float(row[_fit.ALPHA]),
         replicates=replicates,
-        scale=float(scale),
-        scale_replicates=scales,
+        scale=unit * float(np.exp(row[_fit.LOG_SCALE])),
+        scale_replicates=unit * np.exp(log_scales),
         null_inverse=float(_null.inverse_alpha(n)),
         floor=float(_null.inverse_alpha_sd(len(matrix) * effective)),
-        lowest=float(alpha <= ALPHA_MIN),
-        n=np.array([n]),
+        lowest=float(row[_fit.ALPHA] <= ALPHA_MIN),
+        n=np.array([float(n)]),
         p=_null.p_value(ratio, n),
-        failure=None if status in (Status.OK, Status.AT_BOUNDARY) else status,
     )
 
 
-def _cells(matrix: Matrix, group: Ints) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Mean |u| of each occupied cell, and its counts by jackknife group; zeros are left out."""
-    unit = float(np.abs(matrix).max())
-    counts, sums = np.zeros((GROUPS, _CELLS)), np.zeros(_CELLS)
-    for g in range(GROUPS):
-        magnitude = np.abs(matrix[group == g].ravel())
-        magnitude = (magnitude[magnitude > 0] / unit).astype(np.float32)
-        cell = magnitude.view(np.uint32) >> 16
-        counts[g] = np.bincount(cell, minlength=_CELLS)
-        sums += np.bincount(cell, magnitude, minlength=_CELLS)
-    occupied = (counts.sum(axis=0) > 0) & (sums > 0)
-    return sums[occupied] / counts[:, occupied].sum(axis=0) * unit, counts[:, occupied]
+def _fitted(counts: sketch.Sketch, least: int, start: Floats | None) -> Floats:
+    values, weights = sketch.values(counts)
+    return np.asarray(_engine.fit_rows(values[None, :], weights, least=least, warm=start)[0])

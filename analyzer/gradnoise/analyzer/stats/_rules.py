@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gradnoise.analyzer.stats._estimate import Verdict
-from gradnoise.analyzer.stats._form_result import Trend
+from gradnoise.analyzer.stats._form_result import MANY_LOWEST, Trend
 from gradnoise.analyzer.stats._jackknife import T95, standard_error
 
 if TYPE_CHECKING:
@@ -26,25 +26,41 @@ GAUSSIAN_MARGIN = 0.1
 """How far below what Gaussian noise reads the interval of a group that is called Gaussian may begin."""
 LEAST_WAY = 0.02
 """Least distance, in 1/α, from what Gaussian noise reads at which sums have a way to go: α = 1.92."""
-CLIMBED, FLAT = 0.2, 0.5
-"""Share of that way that sums have gone beyond doubt if they climb, and certainly have not if they are flat."""
+CLIMBED, FLAT, STILL = 0.2, 0.5, 0.1
+"""Share of that way that sums have gone beyond doubt if they climb; certainly have not if they are flat; and may not
+have gone beyond doubt if they are (16 sums of SαS noise seem to have gone 0.1, 32 sums 0.03)."""
 
 
-def trend(inverse: float, replicates: Floats, sums: float, sum_replicates: Floats, null_alpha: float) -> Trend:
+def trend(
+    inverse: float,
+    replicates: Floats,
+    sums: float,
+    sum_replicates: Floats,
+    null_alpha: float,
+    *,
+    lowest: float = 0.0,
+    sums_lowest: float = 0.0,
+) -> Trend:
     """Judge the step of 1/α̂ from rows (``inverse``) to sums of them (``sums``), whose Gaussian reading is
     ``null_alpha``. Replicates of both leave out the same draws.
 
     With the 95 % interval of the step as a share of the way to that reading: ``climbing`` if all of it lies above
-    ``CLIMBED``, else ``flat`` if all of it lies below ``FLAT``, else ``unclear``. Of a stable law the share is 0.
+    ``CLIMBED``; ``flat`` if all of it lies below ``FLAT`` and some of it below ``STILL``; else ``unclear``. Of a stable
+    law the share is 0; of laws of finite variance that sums of 16 hardly change, as exp(4|z|) with a sign, it is small.
+
+    ``lowest``, ``sums_lowest``: shares of rows' and sums' units that read the smallest α that is fitted. Beyond
+    ``MANY_LOWEST`` the rows' 1/α is larger than it reads and has gone more of the way than it seems, so that it may be
+    climbing but is not called flat; of such sums nothing is said.
     """
     way = inverse - 1.0 / null_alpha
-    if not way >= LEAST_WAY:
+    if not way >= LEAST_WAY or sums_lowest > MANY_LOWEST:
         return Trend.UNCLEAR
     step = (inverse - sums) / way
     margin = T95 * standard_error((replicates - sum_replicates) / way)
     if step - margin > CLIMBED:
         return Trend.CLIMBING
-    return Trend.FLAT if step + margin < FLAT else Trend.UNCLEAR
+    flat = step + margin < FLAT and step - margin < STILL and lowest <= MANY_LOWEST
+    return Trend.FLAT if flat else Trend.UNCLEAR
 
 
 def sums_say(sums: Sequence[SumResult]) -> Trend:

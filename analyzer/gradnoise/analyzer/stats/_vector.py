@@ -28,9 +28,10 @@ BLOCK = 4
 """Sums in a sum: 1/α is the growth of ln‖sum‖ from r rows to 4 r."""
 MIN_ROWS_VECTOR = 4 * BLOCK
 """Fewest rows: four disjoint blocks."""
-_BLOCKS, _BLOCKS_WITHOUT = 1 << 16, 1 << 14
+_BLOCKS, _BLOCKS_WITHOUT = 1 << 15, 1 << 13
 """Random blocks for the value, and for each replicate; divided by r, as each costs r² and says as much as r."""
 _CHUNK = 1 << 20
+_MOST_CANCELLED = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def vector(noise: Contrast | ArrayLike, *, rng: np.random.Generator) -> FormResu
             of.inverse, of.replicates, 0.0, rows // r, f"growth of norms from sums of {m} draws; jackknife"
         )
         goes = trend(single.inverse, single.replicates, of.inverse, of.replicates, 2.0)
-        sums.append(SumResult(m, alpha, 2.0, rows // r, "", of.replicates, 0.0, goes))
+        sums.append(SumResult(m, alpha, 2.0, rows // r, "", of.replicates, trend=goes))
     logs = 0.5 * np.log(square)
     core = Core(
         inverse=single.inverse,
@@ -130,11 +131,11 @@ def _growth(gram: Floats, group: Ints, r: int, rng: np.random.Generator) -> _Gro
 def _mean_gain(gram: Floats, rows: Ints, r: int, blocks: int, rng: np.random.Generator) -> float:
     """Mean of ln‖Σ_{4r} u‖ − ¼ Σ_q ln‖Σ_r^(q) u‖ over random blocks of 4 r rows, cut into four of r.
 
-    ‖Σ_{i∈b} u_i‖² = Σ_{i,k∈b} ⟨u_i, u_k⟩: no sum of rows is formed.
+    ‖Σ_{i∈b} u_i‖² = Σ_{i,k∈b} ⟨u_i, u_k⟩: no sum of rows is formed. NaN where many sums cancel exactly.
     """
     length = BLOCK * r
     each = len(rows) // length
-    total, count = 0.0, 0
+    total, count, cancelled = 0.0, 0, 0
     step = max(_CHUNK // length**2 // each, 1)
     left = -(-blocks // each)
     while left > 0:
@@ -147,4 +148,5 @@ def _mean_gain(gram: Floats, rows: Ints, r: int, blocks: int, rng: np.random.Gen
         used = (whole > 0) & (parts > 0).all(axis=1)
         gain = 0.5 * (np.log(whole[used]) - np.log(parts[used]).mean(axis=1))
         total, count = total + float(gain.sum()), count + len(gain)
-    return total / count if count else math.nan
+        cancelled += len(used) - len(gain)
+    return total / count if cancelled <= _MOST_CANCELLED * count else math.nan
