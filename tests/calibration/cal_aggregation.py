@@ -15,7 +15,7 @@ from gradnoise.analyzer.stats import aggregation
 from gradnoise.analyzer.stats.aggregation import Trend
 from tests.calibration.cal_verdict import FINITE, STABLE, Draw
 
-SAMPLES = {1000: 1000, 5000: 300}
+SAMPLES = {1000: 400, 5000: 150}
 NAMES = (
     *(name for name in STABLE if "1.95" not in name),
     "Student t, ν = 2.5",

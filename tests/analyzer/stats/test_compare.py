@@ -182,7 +182,7 @@ def test_rule() -> None:
         (0.03, 1.9, 2.0, evidence(5)): Verdict.UNDECIDED,
         (1e-4, 1.9, 1.99, evidence(5)): Verdict.UNDECIDED,
         (1e-4, 1.5, 1.7, evidence(2.1)): Verdict.STABLE,
-        (1e-4, 1.5, 1.7, evidence(2.1, -0.8)): Verdict.UNDECIDED,
+        (1e-4, 1.5, 1.7, evidence(2.1, -0.5)): Verdict.UNDECIDED,
         (1e-4, 1.5, 1.7, evidence(1.9)): Verdict.UNDECIDED,
         (1e-4, 1.5, 1.7, evidence(-2.9)): Verdict.UNDECIDED,
         (1e-4, 1.5, 1.7, evidence(-3.1)): Verdict.HEAVY_FINITE_VARIANCE,

@@ -93,7 +93,7 @@ def aggregation_curve(values: ArrayLike, *, rng: np.random.Generator | None = No
     ``NonFiniteValues``, ``TooFewValues`` (fewer than 30 draws), ``AllZero``, ``DegenerateValues``.
 
     Calibrated on vectors of 1000 and 5000 values (``tests/calibration/cal_aggregation.py``): SαS of α from 1.2 to 1.9
-    is called climbing in at most 5 %, and t₂.₅, t₃, t₅ and a lognormal mixture of scales flat in at most 1 %; at 5000
+    is called climbing in at most 5 %, and t₂.₅, t₃, t₅ and a lognormal mixture of scales flat in at most 2 %; at 5000
     values nine in ten of these are called climbing.
     """
     dimensions = np.ndim(values)
