@@ -20,9 +20,9 @@ of ``rivals``; beside it stands Vuong's statistic.
 
 The margins come from simulation (``tests/calibration/cal_verdict.py`` prints the confusion table). Among its laws of
 finite variance at most 4.2, 1.2 and 0.1 % are called ``stable`` at n = 200, 1000 and 5000; SαS(1.5–1.95) is called
-``heavy_finite_variance`` in at most 2.4 %, and ``stable`` at n = 5000 in 99 % for α ≤ 1.8, 90 % at 1.9, 49 % at 1.95. One
-law lies outside the scheme: Student's t with ν < 2 has infinite variance and is not stable. t₁.₅ is called ``stable`` in
-30 % at n = 1000 and in 5 % at n = 5000.
+``heavy_finite_variance`` in at most 2.4 %, and ``stable`` at n = 5000 in 99 % for α from 1.5 to 1.8, 90 % at 1.9 and
+49 % at 1.95. One law lies outside the scheme: Student's t with ν < 2 has infinite variance and is not stable. t₁.₅ is
+called ``stable`` in 30 % at n = 1000 and in 5 % at n = 5000.
 """
 
 from __future__ import annotations
