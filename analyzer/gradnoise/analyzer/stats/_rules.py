@@ -86,17 +86,21 @@ def verdict(
 ) -> Verdict:
     """Return the verdict on an interval (``low``, ``high``) of α.
 
-    - ``not_gaussian`` if the Gaussian law is rejected (``rejects_gaussian``).
+    - The Gaussian law is rejected (``rejects_gaussian``): ``stable`` if ``sums`` are flat and, where that was tested,
+      at most ``REJECTED_SHARE`` of the columns reject SαS; ``heavy_finite_variance`` if sums climb; else ``undecided``.
     - ``gaussian`` if the interval begins at ``null_alpha`` − ``GAUSSIAN_MARGIN`` or above, at most ``REJECTED_SHARE``
       of the columns (rows) rejects the Gaussian law, and the fits are not ``partial``.
     - Else ``undecided``.
 
     The interval is ``plain_interval``'s: ``null_alpha`` is what Gaussian noise is expected to read, and that has the
     bias of a reading. Across parameters sums say nothing (a spread of scales survives every sum), so that a rejection
-    there decides nothing.
+    there decides nothing: ``read`` puts the forms of one matrix together.
     """
     if rejects_gaussian(high, null_alpha, rejected):
-        return Verdict.NOT_GAUSSIAN
+        if sums is Trend.CLIMBING:
+            return Verdict.HEAVY_FINITE_VARIANCE
+        flat = sums is Trend.FLAT and not stable_rejected > REJECTED_SHARE
+        return Verdict.STABLE if flat else Verdict.UNDECIDED
     if low >= null_alpha - GAUSSIAN_MARGIN and rejected <= REJECTED_SHARE and not partial:
         return Verdict.GAUSSIAN
     return Verdict.UNDECIDED

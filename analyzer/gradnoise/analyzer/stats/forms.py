@@ -14,7 +14,9 @@ projection        rows onto random directions        averages coordinates (centr
 row_scaled        every column, rows over a scale    as ``standardized``; for draws whose scale drifts
 ================  =================================  =========================================================
 
-They answer different questions and on real gradients they disagree. Never report one of them alone.
+They answer different questions and on real gradients they disagree. Never report one of them alone; ``read`` takes the
+first three together, ``decomposition`` says how much of what is read across parameters is spread of scales, and how
+much is tail.
 
 Each form averages **1/α̂** over its columns (rows), because that is closer to unbiased than α̂ is. The interval
 resamples draws, never columns (``_jackknife``). Beside α stands ``null_alpha``, what Gaussian noise of the same
@@ -25,14 +27,22 @@ shape reads in the same form. How a reading becomes a verdict is said in ``verdi
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gradnoise.analyzer.stats._centring import Centring, centring
 from gradnoise.analyzer.stats._column_forms import per_parameter, projection, row_scaled
 from gradnoise.analyzer.stats._combine import combine
 from gradnoise.analyzer.stats._form_result import QUANTILES, ColumnSummary, FormResult, SumResult, Trend
 from gradnoise.analyzer.stats._pooled import pooled
+from gradnoise.analyzer.stats._readings import Readings, read_together
 from gradnoise.analyzer.stats._row_forms import across_parameter, standardized
 from gradnoise.analyzer.stats._rules import FALSE_DISCOVERY_RATE, GAUSSIAN_MARGIN, REJECTED_SHARE, SUMS, verdict
 from gradnoise.analyzer.stats._vector import vector
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from gradnoise.analyzer.stats.contrasts import Contrast
 
 __all__ = [
     "FALSE_DISCOVERY_RATE",
@@ -43,6 +53,7 @@ __all__ = [
     "Centring",
     "ColumnSummary",
     "FormResult",
+    "Readings",
     "SumResult",
     "Trend",
     "across_parameter",
@@ -51,8 +62,19 @@ __all__ = [
     "per_parameter",
     "pooled",
     "projection",
+    "read",
+    "read_together",
     "row_scaled",
     "standardized",
     "vector",
     "verdict",
 ]
+
+
+def read(noise: Contrast | ArrayLike) -> Readings:
+    """Read ``noise`` per parameter, across parameters and standardised, and put the three together (``read_together``).
+
+    ``noise``: a ``Contrast``, or rows × columns of noise already formed. Raises ``InvalidInput`` for no real matrix;
+    whatever else a form cannot read has a status and a reason in its result.
+    """
+    return read_together(per_parameter(noise), across_parameter(noise), standardized(noise))
