@@ -22,7 +22,8 @@ from gradnoise.analyzer.stats import (
     gaussian,
     stable,
 )
-from gradnoise.analyzer.stats._likelihood import EVALUATED, Groups, evaluate_rows, space
+from gradnoise.analyzer.stats._likelihood import EVALUATED, Groups, space
+from gradnoise.analyzer.stats._newton import climb
 
 # sd · √n of an efficient estimator of α with σ unknown, from the Fisher information.
 CRAMER_RAO = {1.3: 1.418, 1.5: 1.535, 1.7: 1.502, 1.9: 1.127}
@@ -146,7 +147,8 @@ def test_derivatives_of_the_likelihood(theta: tuple[float, float, float]) -> Non
     shifts = h * np.array([[0, 0, 0], *np.eye(3), *-np.eye(3)])
     outs = np.empty((7, EVALUATED))
     groups = Groups(*(np.tile(v, (7, 1)) for v in (x, weight, spread, np.zeros_like(x))))
-    evaluate_rows(groups, np.full(7, x.size), np.array(theta) + shifts, space(), outs)
+    counts, evaluations = np.full(7, x.size), np.empty(7, dtype=np.int64)
+    climb(groups, counts, np.full(7, weight.sum()), True, 1e-7, 1, space(), theta + shifts, outs, evaluations)
     alpha, scale, place = theta[0], math.exp(theta[1]), theta[2]
     # Each group as two values, a standard deviation to either side of its mean.
     pairs = [stable.logpdf(x - place + side * np.sqrt(spread / weight), alpha, scale) for side in (-1, 1)]

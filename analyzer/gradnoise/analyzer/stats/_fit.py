@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from gradnoise.analyzer.stats import _groups as g
-from gradnoise.analyzer.stats._likelihood import EVALUATED, Groups, Space, evaluate_rows
-from gradnoise.analyzer.stats._newton import ALPHA_TOP, climb
+from gradnoise.analyzer.stats._likelihood import EVALUATED, Groups, Space
+from gradnoise.analyzer.stats._newton import ALPHA_TOP, MOST_EVALUATIONS, climb
 from gradnoise.analyzer.stats._profile import DROP, ROOT, ends
 from gradnoise.analyzer.stats._table import (
     ALPHA_MIN,
@@ -81,16 +81,17 @@ def fit_groups(
             second = np.full_like(start, np.nan)
             look[warm[:, 0] <= _WARM_GAUSS] = np.nan
             tolerance = _WARM_TOLERANCE
+        evaluations = np.zeros(len(frames), dtype=np.int64)
         at_two = np.full((len(frames), EVALUATED), np.nan)
-        evaluate_rows(*groups, look, space, at_two)
+        climb(*groups, n, located, tolerance, 1, space, look, at_two, evaluations)
         theta, out = np.where(asked[:, None], start, np.nan), np.full((len(frames), EVALUATED), -np.inf)
         # Where the score at the boundary is for it, and the start no better, there is nothing to climb.
         settled = (at_two[:, 1] >= 0) & np.isnan(second[:, 0])
-        evaluate_rows(*groups, np.where(settled[:, None], theta, np.nan), space, out)
+        climb(*groups, n, located, tolerance, 1, space, np.where(settled[:, None], theta, np.nan), out, evaluations)
         settled &= out[:, 0] <= gauss_loglik
         theta[settled] = np.nan
-        evaluations = np.zeros(len(frames), dtype=np.int64)
-        climb(*groups, n, located, tolerance, space, theta, out, evaluations)
+        evaluations[:] = 0
+        climb(*groups, n, located, tolerance, MOST_EVALUATIONS, space, theta, out, evaluations)
         if not np.isnan(second).all():
             _climb_again(groups, n, located, space, np.where(asked[:, None], second, np.nan), theta, out, evaluations)
         boundary = (gauss_loglik >= out[:, 0]) | (theta[:, 0] >= ALPHA_TOP)
@@ -164,7 +165,7 @@ def _climb_again(
 ) -> None:  # fmt: skip
     """Climb from the second starts, and keep what is higher than ``out``."""
     other_out, other_evaluations = np.full_like(out, -np.inf), np.zeros_like(evaluations)
-    climb(*groups, n, located, _TOLERANCE, space, second, other_out, other_evaluations)
+    climb(*groups, n, located, _TOLERANCE, MOST_EVALUATIONS, space, second, other_out, other_evaluations)
     better = other_out[:, 0] > out[:, 0]
     theta[better], out[better], evaluations[better] = second[better], other_out[better], other_evaluations[better]
 

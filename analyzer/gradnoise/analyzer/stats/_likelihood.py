@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradnoise.analyzer.stats._jit import kernel, part, summing
+from gradnoise.analyzer.stats._jit import part, summing
 from gradnoise.analyzer.stats._table import (
     _FINE_OFFSET,
     _FINE_SHIFT,
@@ -292,10 +292,7 @@ def _add_tail(z: float, q: float, k: float, skew: float, sign: float, alpha: flo
 
 @part
 def evaluate(groups: Groups, theta: Floats, space: Space, out: Floats) -> None:
-    """ℓ (out[0]), its gradient (1..3: α, s, μ) and Hessian (4..9: αα, αs, ss, αμ, sμ, μμ) at ``theta``.
-
-    At α = 2 they are the limits from below; a value beyond the table is impossible there, and makes ℓ and ∂ℓ/∂α −inf.
-    """
+    """ℓ (out[0]), its gradient (1..3: α, s, μ) and Hessian (4..9: αα, αs, ss, αμ, sμ, μμ) at ``theta``, α < 2."""
     for j in range(EVALUATED):
         out[j] = 0.0
     panel = collapse(space, theta[0])
@@ -319,11 +316,3 @@ def evaluate(groups: Groups, theta: Floats, space: Space, out: Floats) -> None:
 def row_of(groups: Groups, r: int, count: int) -> Groups:
     """The first ``count`` groups of row ``r``, of many samples in rows."""
     return Groups(groups.x[r, :count], groups.weight[r, :count], groups.spread[r, :count], groups.skew[r, :count])
-
-
-@kernel
-def evaluate_rows(groups: Groups, counts: Ints, thetas: Floats, space: Space, outs: Floats) -> None:
-    """``evaluate`` for many samples, ``counts`` groups in each row of ``groups``; not where θ is NaN."""
-    for r in range(counts.size):
-        if thetas[r, 0] == thetas[r, 0]:
-            evaluate(row_of(groups, r, counts[r]), thetas[r], space, outs[r])

@@ -16,7 +16,7 @@ from gradnoise.analyzer.stats._table import ALPHA_MIN, Floats, Ints
 
 ALPHA_TOP = 2.0 - 1e-10
 """Above it the boundary's closed form is the answer."""
-_MAX_EVALUATIONS = 80
+MOST_EVALUATIONS = 80
 
 
 @part
@@ -64,14 +64,15 @@ def solve(out: Floats, free: float, located: bool, n: float, step: Floats) -> fl
 
 @kernel
 def climb(
-    groups: Groups, counts: Ints, n: Floats, located: bool, tolerance: float, space: Space,
+    groups: Groups, counts: Ints, n: Floats, located: bool, tolerance: float, most: int, space: Space,
     best: Floats, outs: Floats, evaluations: Ints,
 ) -> None:  # fmt: skip
     """Safeguarded Newton over 0.5 ≤ α < 2 for every row of groups (the first ``counts`` of them), of weight ``n``.
 
     ``best`` (rows × 3) is the start, and becomes the maximum; rows whose α is NaN are left alone. ``outs``: what
     ``evaluate`` says there. A climb stops when the next step promises less than ``tolerance`` of log-likelihood, and
-    takes that step. ``evaluations``: their number, negative if the climb stopped for another reason.
+    takes that step; or at the ``most``-th evaluation, which if it is the first leaves α = 2 − 1e-10 at the boundary and
+    everything else as it is. ``evaluations``: their number, negative if the climb stopped before its end.
     """
     step, trial, fresh = space.slots[0], space.slots[1], space.slots[2]
     for r in range(counts.size):
@@ -83,8 +84,8 @@ def climb(
         gain = np.inf
         for j in range(3):
             step[j] = 0.0
-        evaluations[r] = -_MAX_EVALUATIONS
-        for count in range(1, _MAX_EVALUATIONS + 1):
+        evaluations[r] = -most
+        for count in range(1, most + 1):
             for j in range(3):
                 trial[j] = theta[j] + factor * step[j]
             trial[0] = min(max(trial[0], ALPHA_MIN), ALPHA_TOP)
@@ -99,6 +100,8 @@ def climb(
                 theta[j] = trial[j]
             for j in range(EVALUATED):
                 out[j] = fresh[j]
+            if count == most:
+                break
             room = 2.0 - theta[0]
             step[1] = theta[1]
             gain = solve(out, 0.0 if theta[0] <= ALPHA_MIN and out[1] <= 0.0 else 1.0, located, n[r], step)
