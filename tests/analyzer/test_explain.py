@@ -7,7 +7,7 @@ import pytest
 from gradnoise.analyzer.explain import compare_runs, explain_run
 
 
-def row(form: str, alpha: float | None, verdict: str = "not_gaussian", **other: Any) -> dict[str, Any]:
+def row(form: str, alpha: float | None, verdict: str = "undecided", **other: Any) -> dict[str, Any]:
     spread = 0.0 if alpha is None else 0.05
     base = 0.0 if alpha is None else alpha
     return {
@@ -17,6 +17,7 @@ def row(form: str, alpha: float | None, verdict: str = "not_gaussian", **other: 
         "alpha_low": base - spread,
         "alpha_high": base + spread,
         "verdict": verdict,
+        "gaussian_rejected": verdict != "gaussian",
         "null_alpha": 1.99,
         "alpha_sum16": None,
         "null_alpha_sum16": 1.96,
@@ -36,7 +37,7 @@ def row(form: str, alpha: float | None, verdict: str = "not_gaussian", **other: 
 )
 def test_sums_say_what_their_interval_says(sums: str, says: str) -> None:
     text = explain_run("sgd", [row("per_parameter", 1.3, alpha_sum16=1.6, sums=sums)])
-    assert "α = 1.30 [1.25, 1.35]: not Gaussian." in text
+    assert "α = 1.30 [1.25, 1.35]: not Gaussian, but which law it is stays open." in text
     assert f"Sums of 16 draws read 1.60 (Gaussian noise there: 1.96): {'they' if sums != 'unclear' else 'a'}" in text
     assert says in text
     censored = row("per_parameter", 0.5, alpha_sum16=0.5, sums=sums, status="at_boundary")

@@ -42,6 +42,8 @@ def distinct(kind: Any) -> Any:
             values[name] = f"text {number}"
         elif annotation in (Verdict, Status, Status | RowStatus):
             values[name] = Verdict.SCALE_MIXTURE if annotation is Verdict else Status.AT_BOUNDARY
+        elif annotation == tuple[float, ...]:
+            values[name] = (0.5, number / 7)
         else:
             values[name] = (f"warning {number}", "ä")
     return kind(**values)

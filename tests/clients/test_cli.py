@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 
-from gradnoise.analyzer.analysis import Contrast
+from gradnoise.analyzer.analysis import Contrast, Plan
 from gradnoise.cli import Exit, _analyze, _tail, main
 from gradnoise.client import DEFAULT_TARGET
 from gradnoise.wire import DumpWriter, Table
-from gradnoise.wire.results import FORMS, RUNS_SCHEMA, TAIL_SCHEMA
+from gradnoise.wire.results import FORMS, FULL_FORMS, RUNS_SCHEMA, TAIL_SCHEMA
 
 from ..analyzer.producing import INFO, WIDE, Producer
 from ..proto.dumps import draws_batch, windows_batch
@@ -70,8 +70,9 @@ def test_help_documents_every_command_and_exit_code(capsys: Capture) -> None:
 
 
 def test_names_that_help_writes_out_are_those_of_the_analyzer() -> None:
-    assert list(_tail._FORMS) == list(FORMS)
+    assert list(_tail._FORMS) == list(FULL_FORMS)
     assert list(_analyze._CONTRASTS) == list(Contrast)
+    assert list(_analyze._PLANS) == list(Plan)
 
 
 @pytest.mark.parametrize("command", ["runs", "show", "tail", "ship", "fit"])

@@ -17,6 +17,7 @@ def rows(alpha: float, verdict: str, *, reason: str = "") -> list[dict[str, Any]
         "producer": "a" * 32, "window": 601, "kind": "probe", "first_step": 300, "last_step": 300, "thetas": 1,
         "size": 64, "reference": "pair", "draws": 512, "dropped": 0, "alpha": alpha, "alpha_low": alpha - 0.05,
         "alpha_high": alpha + 0.05, "null_alpha": 1.99, "scale": 0.015625, "sums": "unclear", "verdict": verdict,
+        "gaussian_rejected": verdict != "gaussian",
         "status": "ok", "reason": reason,
     }  # fmt: skip
     return [
@@ -28,7 +29,7 @@ def rows(alpha: float, verdict: str, *, reason: str = "") -> list[dict[str, Any]
 
 def test_the_demo_prints_a_table_a_run_and_what_they_show_in_plain_words(capsys: pytest.CaptureFixture[str]) -> None:
     reason = "the first run's reason"
-    _demo._print({"sgd-32": rows(1.3, "not_gaussian", reason=reason), "adam-128": rows(1.9, "gaussian")}, 300)
+    _demo._print({"sgd-32": rows(1.3, "stable", reason=reason), "adam-128": rows(1.9, "gaussian")}, 300)
     out, err = capsys.readouterr()
     assert err == ""
     first, rest = out.split("\nadam-128: ADAM, batch size 128, probe at step 300\n")
@@ -44,6 +45,8 @@ def test_the_demo_prints_a_table_a_run_and_what_they_show_in_plain_words(capsys:
         assert all("512" in line and "1.56e-02" in line for line in lines)
     assert LEGEND in second
     one, other, together = (line for line in words.splitlines() if line)
-    assert one.startswith("- sgd-32: per parameter the noise reads α = 1.30 [1.25, 1.35]: not Gaussian.")
+    assert one.startswith(
+        "- sgd-32: per parameter the noise reads α = 1.30 [1.25, 1.35]: not Gaussian, and as a stable law"
+    )
     assert other.startswith("- adam-128: per parameter the noise reads α = 1.90 [1.85, 1.95]: ")
     assert together.startswith("- Side by side, per parameter: sgd-32 1.30, adam-128 1.90. sgd-32 is furthest")

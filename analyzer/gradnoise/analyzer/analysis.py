@@ -1,24 +1,42 @@
-"""The one door for analysis: a window of draws goes in, rows of results come out.
-
-Service, batch engine, command line and tests all come through :func:`analyse` and :func:`fit_vector`. Pure: arrays
-and metadata in, frozen dataclasses out.
-"""
+"""The one door: a window in, rows out. Service, batch engine, command line and tests all come through here."""
 
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass, fields, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradnoise.analyzer.stats import Estimate, Status, Verdict, compare, contrasts, drift, forms
+from gradnoise.analyzer.report import (
+    AnalysisOptions,
+    Contrast,
+    FitReport,
+    FitRow,
+    Plan,
+    RowStatus,
+    TailRow,
+    WindowReport,
+    forms_of,
+)
+from gradnoise.analyzer.stats import (
+    Estimate,
+    StatsError,
+    Status,
+    Verdict,
+    compare,
+    contrasts,
+    decomposition,
+    dependence,
+    drift,
+    forms,
+)
 from gradnoise.analyzer.stats.rivals import Law
 from gradnoise.wire.results import FORMS, MODEL_GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,139 +55,16 @@ __all__ = [
     "fit_vector",
 ]
 
-
-class Contrast(StrEnum):
-    """How noise is formed from draws: the reference it is measured against."""
-
-    PAIR = "pair"
-    MEAN = "mean"
-    DIFFERENCE = "difference"
-
-
-class RowStatus(StrEnum):
-    """What may become of a row, beside what becomes of a computation (:class:`gradnoise.analyzer.stats.Status`)."""
-
-    FAILED = "failed"
-    """The analysis of the window raised an error, which the reason names."""
-
-
-class Plan(StrEnum):
-    """How much is computed for a window."""
-
-    LIVE = "live"
-    """Fits, jackknife intervals, the calibrated test, sums of 4 and of 16 draws."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnalysisOptions:
-    """What :func:`analyse` is asked for."""
-
-    plan: Plan = Plan.LIVE
-    contrast: Contrast = Contrast.PAIR
-
-
-@dataclass(frozen=True, slots=True)
-class TailRow:
-    """One row of a report: one group (or the whole model) in one form.
-
-    The fields are the columns that :data:`gradnoise.wire.results.TAIL_SCHEMA` documents.
-    """
-
-    window: int
-    kind: str
-    first_step: int
-    last_step: int
-    thetas: int
-    group: str
-    size: int
-    form: str
-    reference: str
-    draws: int
-    coordinates: int
-    alpha: float
-    alpha_se: float
-    alpha_low: float
-    alpha_high: float
-    null_alpha: float
-    alpha_sum4: float
-    alpha_sum4_low: float
-    alpha_sum4_high: float
-    null_alpha_sum4: float
-    alpha_sum16: float
-    alpha_sum16_low: float
-    alpha_sum16_high: float
-    null_alpha_sum16: float
-    sums: str
-    scale: float
-    scale_se: float
-    rejected_share: float
-    tested: int
-    verdict: Verdict
-    status: Status | RowStatus
-    reason: str
-    zeros: float
-    non_finite: int
-    dropped: int
-    drift: float
-    row_scaled_alpha: float
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class WindowReport:
-    """All rows of one window: every group in every form, then the whole model in every form."""
-
-    run: str
-    producer: str
-    window: int
-    plan: Plan
-    rows: tuple[TailRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FitRow:
-    """One fitted parameter of one law; the fields are the columns of ``FIT_SCHEMA``."""
-
-    law: str
-    parameter: str
-    value: float
-    se: float
-    low: float
-    high: float
-    n: int
-    method: str
-    loglik: float
-    aic: float
-    bic: float
-    likelihood_ratio: float
-    p_value: float
-    gaussian_rejected: bool
-    verdict: Verdict
-    reason: str
-    zeros: float
-    status: Status
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FitReport:
-    """All laws fitted to one vector."""
-
-    rows: tuple[FitRow, ...]
-
-
 _PER_PARAMETER, _ACROSS_PARAMETER, _STANDARDIZED = FORMS
+_NO_SCALE = (_STANDARDIZED, "vector")
+"""Forms whose scale is not that of a coordinate: values over their column's scale, norms of whole rows."""
 _NO_ESTIMATE = Estimate(math.nan, math.nan, math.nan, math.nan, 0, "none")
 
-_FORMS: dict[str, Callable[..., forms.FormResult]] = {
-    _PER_PARAMETER: forms.per_parameter,
-    _ACROSS_PARAMETER: forms.across_parameter,
-    _STANDARDIZED: forms.standardized,
-}
+_Part = tuple["GroupDraws", forms.FormResult, TailRow]
 
 
 def analyse(window: Window, options: AnalysisOptions | None = None) -> WindowReport:
-    """Fit both laws to a window, in every form, for every group and for the whole model.
+    """Read a window in every form of the plan, for every group and for the whole model.
 
     Args:
         window: the draws.
@@ -177,18 +72,19 @@ def analyse(window: Window, options: AnalysisOptions | None = None) -> WindowRep
 
     Returns:
         One row per group and form, then one per form for the whole model (groups weighted by their number of
-        parameters). What the data cannot carry is a row with a status and a reason; nothing is left out.
+        parameters). What the data cannot carry is a row with a status and a reason; nothing is left out. The full plan
+        simulates, from a seed made of the window and the group: the same window gives the same rows.
     """
     options = options or AnalysisOptions()
     bad = _non_finite_draws(window)
     rows: list[TailRow] = []
-    by_form: dict[str, list[tuple[GroupDraws, forms.FormResult, TailRow]]] = {form: [] for form in _FORMS}
+    by_form: dict[str, list[_Part]] = {form: [] for form in forms_of(options.plan)}
     for group in window.groups:
         for form, (result, row) in _analyse_group(window, group, bad, options).items():
             rows.append(row)
             if result is not None:
                 by_form[form].append((group, result, row))
-    rows += [_whole_model(window, form, parts, len(bad), options) for form, parts in by_form.items()]
+    rows += _whole_model(window, by_form, len(bad), options)
     closed = window.closed
     return WindowReport(closed.run, closed.producer, closed.window, options.plan, tuple(rows))
 
@@ -214,22 +110,78 @@ def _analyse_group(
         coordinates=group.values.shape[1],
         reference=options.contrast.value,
     )
-    if keep.sum() < 2:
-        reason = f"{keep.sum()} usable draws of the group were recorded; noise needs at least 2"
-        row = replace(base, status=Status.TOO_FEW_DRAWS, reason=reason)
-        return {form: (None, replace(row, form=form)) for form in _FORMS}
-    contrast = _contrast(options.contrast, group.values[keep], group.theta[keep])
+    try:
+        contrast = _contrast(options.contrast, group.values[keep], group.theta[keep])
+    except StatsError as error:
+        row = replace(base, status=Status.TOO_FEW_DRAWS, reason=f"of {len(group.draw)} recorded draws: {error}")
+        return {form: (None, replace(row, form=form)) for form in forms_of(options.plan)}
     thetas = len(np.unique(group.theta[keep]))
     drifting = drift.scale_drift(contrast.noise) if thetas > 1 else 0.0
     base = replace(base, thetas=thetas, drift=drifting)
+    seed = zlib.crc32(f"{window.closed.window} {group.name}".encode())
+    found = _read(contrast, options.plan, np.random.default_rng(seed))
     out: dict[str, tuple[forms.FormResult | None, TailRow]] = {}
-    for form, fit in _FORMS.items():
-        result = fit(contrast)
+    for form, result in found.forms.items():
         row = _with_draw_scale(_row(replace(base, form=form), result), contrast)
-        if form == _PER_PARAMETER and drifting > 0:
-            row = _drifting(row, contrast)
+        if form == _PER_PARAMETER:
+            row = replace(row, warnings=row.warnings + found.notes)
+            row = _drifting(row, contrast) if drifting > 0 else row
+        if form == _ACROSS_PARAMETER and found.parts is not None:
+            row = _with_parts(row, found.parts)
         out[form] = (result, row)
     return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One group's noise in every form of a plan."""
+
+    forms: Mapping[str, forms.FormResult]
+    parts: decomposition.Decomposition | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _read(contrast: contrasts.Contrast, plan: Plan, rng: np.random.Generator) -> _Reading:
+    if plan == Plan.LIVE:
+        return _Reading(_together(forms.read(contrast)))
+    parts = decomposition.decompose(contrast, rng=rng)
+    found = _together(parts.readings)
+    found[_PER_PARAMETER] = forms.per_parameter(contrast, rng=rng)
+    found |= {
+        "pooled": forms.pooled(contrast),
+        "vector": forms.vector(contrast, rng=rng),
+        "projection": forms.projection(contrast, rng=rng),
+    }
+    try:
+        notes = dependence.serial_dependence(contrast.noise).warnings
+    except StatsError:  # too few draws, or constant columns: the rows say so
+        notes = ()
+    return _Reading(found, parts, notes)
+
+
+def _together(readings: forms.Readings) -> dict[str, forms.FormResult]:
+    return {
+        _PER_PARAMETER: readings.per_parameter,
+        _ACROSS_PARAMETER: readings.across_parameter,
+        _STANDARDIZED: readings.standardized,
+    }
+
+
+def _with_parts(row: TailRow, parts: decomposition.Decomposition) -> TailRow:
+    """Set beside an across-parameter reading what its heaviness is made of."""
+    note = (f"decomposition: {parts.reason}",) if parts.reason else ()
+    return replace(
+        row,
+        heaviness=parts.total.value,
+        scale_share=parts.scale_share.value,
+        scale_share_low=parts.scale_share.low,
+        scale_share_high=parts.scale_share.high,
+        tail_share=parts.tail_share.value,
+        tail_share_low=parts.tail_share.low,
+        tail_share_high=parts.tail_share.high,
+        log_scale_sd=parts.log_scale_sd.value,
+        warnings=(*row.warnings, *parts.warnings, *note),
+    )
 
 
 def _contrast(kind: Contrast, draws: NDArray[np.float32], theta: NDArray[np.int64]) -> contrasts.Contrast:
@@ -240,13 +192,15 @@ def _contrast(kind: Contrast, draws: NDArray[np.float32], theta: NDArray[np.int6
             return contrasts.mean(draws)
         case Contrast.DIFFERENCE:
             return contrasts.difference(draws)
+        case Contrast.EMA:
+            return contrasts.ema(draws)
 
 
 def _row(base: TailRow, result: forms.FormResult) -> TailRow:
     sums = {reading.m: reading for reading in result.sums}
     of4, of16 = (sums[m].alpha or _NO_ESTIMATE for m in (4, 16))
     notes = [f"sums of {reading.m}: {reading.reason}" for reading in result.sums if reading.reason]
-    return replace(
+    row = replace(
         base,
         coordinates=result.columns_used,
         alpha=result.alpha.value,
@@ -258,6 +212,7 @@ def _row(base: TailRow, result: forms.FormResult) -> TailRow:
         scale_se=result.scale.se,
         rejected_share=result.rejected_share,
         tested=result.tested,
+        gaussian_rejected=result.gaussian_rejected,
         verdict=result.verdict,
         status=result.status,
         reason=result.reason,
@@ -273,11 +228,22 @@ def _row(base: TailRow, result: forms.FormResult) -> TailRow:
         sums=sums[16].trend.value,
         warnings=(*base.warnings, *result.warnings, *notes),
     )
+    over = result.over_columns
+    if over is None:
+        return row
+    return replace(
+        row,
+        stable_rejected_share=over.stable_rejected_share,
+        alpha_spread=over.spread.value,
+        alpha_spread_low=over.spread.low,
+        alpha_spread_high=over.spread.high,
+        alpha_quantiles=over.quantiles,
+    )
 
 
 def _with_draw_scale(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
-    """Turn the scale of the noise rows into that of one draw; standardised noise has none."""
-    if row.form == _STANDARDIZED:
+    """Turn the scale of the noise rows into that of one draw."""
+    if row.form in _NO_SCALE:
         return replace(row, scale=math.nan, scale_se=math.nan)
     if not math.isfinite(row.alpha):
         return row
@@ -287,10 +253,7 @@ def _with_draw_scale(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
 
 def _drifting(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
     """Set the row-scaled reading beside that of a window whose scale drifts, and let neither verdict rest on drift."""
-    scales = np.exp(drift.row_log_scales(contrast.noise))
-    usable = np.isfinite(scales)
-    rescaled = replace(contrast, noise=contrast.noise[usable] / scales[usable, None].astype(contrast.noise.dtype))
-    result = forms.per_parameter(rescaled)
+    result = forms.row_scaled(contrast)
     row = replace(row, row_scaled_alpha=result.alpha.value)
     factor = f"{math.exp(row.drift):.2f}"
     if row.drift <= drift.DRIFT_LIMIT:
@@ -310,12 +273,22 @@ def _drifting(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
 
 
 def _whole_model(
-    window: Window,
-    form: str,
-    parts: list[tuple[GroupDraws, forms.FormResult, TailRow]],
-    non_finite: int,
-    options: AnalysisOptions,
-) -> TailRow:
+    window: Window, by_form: Mapping[str, Sequence[_Part]], non_finite: int, options: AnalysisOptions
+) -> list[TailRow]:
+    found = {form: _model_row(window, form, parts, non_finite, options) for form, parts in by_form.items()}
+    rows = {form: row for form, (_, row) in found.items()}
+    per, across, standard = (found[form][0] for form in FORMS)
+    if per is not None and across is not None and standard is not None:
+        together = forms.read_together(per, across, standard).across_parameter
+        row = rows[_ACROSS_PARAMETER]
+        if row.status != Status.NOT_STATIONARY:
+            rows[_ACROSS_PARAMETER] = replace(row, verdict=together.verdict)
+    return list(rows.values())
+
+
+def _model_row(
+    window: Window, form: str, parts: Sequence[_Part], non_finite: int, options: AnalysisOptions
+) -> tuple[forms.FormResult | None, TailRow]:
     size = sum(group.size for group in window.groups)
     base = replace(
         _blank(
@@ -333,7 +306,7 @@ def _whole_model(
     if not usable:
         statuses = [row.status for _, _, row in parts] or [Status.TOO_FEW_DRAWS]
         reason = "no group of the model has a value: see the groups' rows"
-        return replace(base, status=max(statuses, key=statuses.count), reason=reason)
+        return None, replace(base, status=max(statuses, key=statuses.count), reason=reason)
     result = forms.combine([result for _, result, _ in usable], [group.size for group, _, _ in usable])
     row = _row(base, result)
     factor = math.prod(
@@ -358,7 +331,7 @@ def _whole_model(
     if drifting > 0:
         reason = f"the scale of the noise drifts in groups with {drifting:.1%} of the parameters: see their rows"
         row = replace(row, status=Status.NOT_STATIONARY, verdict=Verdict.UNDECIDED, reason=reason)
-    return row
+    return result, row
 
 
 def _blank(
@@ -389,6 +362,8 @@ def _blank(
         "draws": draws,
         "coordinates": coordinates,
         "tested": 0,
+        "gaussian_rejected": False,
+        "alpha_quantiles": (),
         "verdict": Verdict.UNDECIDED,
         "status": Status.OK,
         "reason": "",

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["Catalog"]
 
 _log = logging.getLogger(__name__)
-_VERSION = 1
+_VERSION = 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
 def _sql_type(field: pa.Field) -> str:
-    if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type):
+    if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type) or pa.types.is_boolean(field.type):
         return "INTEGER"
     return "REAL" if pa.types.is_floating(field.type) else "TEXT"
 
@@ -71,6 +71,8 @@ def _from_sql(field: pa.Field, values: Iterable[Any]) -> pa.Array:
         return pa.array([json.loads(value) for value in values], field.type)
     if pa.types.is_timestamp(field.type):
         return pa.array(values, pa.int64()).cast(field.type)
+    if pa.types.is_boolean(field.type):
+        return pa.array([bool(value) for value in values], field.type)
     if pa.types.is_floating(field.type) and not field.nullable:
         # SQLite stores NaN as null.
         values = [float("nan") if value is None else value for value in values]

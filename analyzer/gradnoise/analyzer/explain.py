@@ -16,7 +16,8 @@ Row = dict[str, Any]
 
 _SAYS = {
     "gaussian": "close to Gaussian noise",
-    "not_gaussian": "not Gaussian",
+    "stable": "not Gaussian, and as a stable law in all that was looked at",
+    "heavy_finite_variance": "not Gaussian, and not stable: heavy-tailed noise of finite variance",
     "undecided": "neither clearly Gaussian nor clearly not",
 }
 _GOES = {
@@ -38,11 +39,12 @@ def explain_run(run: str, rows: Sequence[Row]) -> str:
     if per is None or not _has(per["alpha"]):
         reason = "there is no per-parameter row" if per is None else per["reason"]
         return f"- {run}: no per-parameter value for the whole model: {reason}."
-    says = _SAYS[per["verdict"]]
+    unnamed = per["verdict"] == "undecided" and per["gaussian_rejected"]
+    says = "not Gaussian, but which law it is stays open" if unnamed else _SAYS[per["verdict"]]
     if per["verdict"] == "gaussian" and per["alpha_high"] < per["null_alpha"]:
         says += ", though measurably below it"
     parts = [f"- {run}: per parameter the noise reads α = {_interval(per)}: {says}."]
-    if per["verdict"] == "not_gaussian" and per["status"] == "ok" and _has(per["alpha_sum16"]):
+    if per["gaussian_rejected"] and per["status"] == "ok" and _has(per["alpha_sum16"]):
         parts.append(
             f"Sums of 16 draws read {per['alpha_sum16']:.2f} (Gaussian noise there: {per['null_alpha_sum16']:.2f}): "
             f"{_GOES[per['sums']]}."

@@ -12,7 +12,7 @@ from gradnoise.analyzer.analysis import fit_vector
 from gradnoise.analyzer.errors import InvalidRequestError, UnknownGroupError, UnsupportedVersionError
 from gradnoise.analyzer.tables import fit_table, runs_table
 from gradnoise.wire import SUPPORTED_VERSIONS, RunInfo
-from gradnoise.wire.results import FORMS, MODEL_GROUP
+from gradnoise.wire.results import FULL_FORMS, MODEL_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -151,8 +151,8 @@ def _rows(service: Service, query: Query, after_row: int) -> pa.Table:
 
 def _check(service: Service, query: Query) -> None:
     info = service.store.info(query.run)
-    if query.form and query.form not in FORMS:
-        raise InvalidRequestError(f"no form {query.form!r}; the forms are: {', '.join(FORMS)}")
+    if query.form and query.form not in FULL_FORMS:
+        raise InvalidRequestError(f"no form {query.form!r}; the forms are: {', '.join(FULL_FORMS)}")
     names = [group.name for group in info.groups]
     if query.group and query.group not in (MODEL_GROUP, *names):
         raise UnknownGroupError(

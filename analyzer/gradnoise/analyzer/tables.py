@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from gradnoise.analyzer.analysis import RowStatus
+from gradnoise.analyzer.report import RowStatus, forms_of
 from gradnoise.analyzer.stats import Verdict
 from gradnoise.analyzer.stats.forms import Trend
-from gradnoise.wire.results import FIT_SCHEMA, FORMS, MODEL_GROUP, RUNS_SCHEMA, TAIL_SCHEMA
+from gradnoise.wire.results import FIT_SCHEMA, MODEL_GROUP, RUNS_SCHEMA, TAIL_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -49,6 +49,7 @@ def tail_table(report: WindowReport, *, analysed_at: datetime) -> pa.Table:
             **{field.name: getattr(row, field.name) for field in dataclasses.fields(row)},
             "row": 0,
             "warnings": list(row.warnings),
+            "alpha_quantiles": list(row.alpha_quantiles),
             "run": report.run,
             "producer": report.producer,
             "plan": str(report.plan),
@@ -86,6 +87,8 @@ def failed_table(
         "draws": closed.recorded,
         "sums": Trend.UNCLEAR,
         "tested": 0,
+        "gaussian_rejected": False,
+        "alpha_quantiles": [],
         "verdict": Verdict.UNDECIDED,
         "status": RowStatus.FAILED,
         "reason": f"the analysis failed: {type(error).__name__}: {error}",
@@ -99,7 +102,7 @@ def failed_table(
     rows = [
         common | {"group": name, "size": size, "coordinates": width, "form": form}
         for name, size, width in groups
-        for form in FORMS
+        for form in forms_of(options.plan)
     ]
     return _table(TAIL_SCHEMA, rows)
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-_CONTRASTS = ("pair", "mean", "difference")
+_CONTRASTS = ("pair", "mean", "difference", "ema")
+_PLANS = ("live", "full")
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
@@ -35,8 +36,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
         "--contrast",
         choices=_CONTRASTS,
         default="pair",
-        help="what noise is measured against: half-differences of pairs of draws, the mean of the draws, or "
-        "successive differences (default: %(default)s)",
+        help="what noise is measured against: half-differences of pairs of draws, the mean of the draws, "
+        "successive differences, or an exponential average of the draws before (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--plan",
+        choices=_PLANS,
+        default="live",
+        help="live: three forms; full: three more, and the heaviness across parameters taken apart, in about three "
+        "times the time (default: %(default)s)",
     )
     parser.add_argument("--steps", type=steps, metavar="A:B", help="only windows that overlap these steps")
     parser.add_argument("--threads", type=int, metavar="N", help="windows at one time (default: the cores)")
@@ -77,11 +85,11 @@ def _analyse(args: argparse.Namespace, dump: Dump) -> pa.Table:
     import pyarrow as pa
     from tqdm import tqdm
 
-    from gradnoise.analyzer.analysis import AnalysisOptions, Contrast
+    from gradnoise.analyzer.analysis import AnalysisOptions, Contrast, Plan
     from gradnoise.analyzer.batch import analyse_dump, count_windows
     from gradnoise.wire.results import TAIL_SCHEMA
 
-    options = AnalysisOptions(contrast=Contrast(args.contrast))
+    options = AnalysisOptions(Plan(args.plan), Contrast(args.contrast))
     tables = analyse_dump(dump, options, steps=args.steps, threads=args.threads)
     found = list(tqdm(tables, total=count_windows(dump, args.steps), unit="window", desc="analyse", leave=False))
     return pa.concat_tables(found) if found else TAIL_SCHEMA.empty_table()

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["LEGEND", "add", "print_tail", "tail_table"]
 
 # Names are written out here and in the parser: importing their definition would load pyarrow for a --help.
-_FORMS = {"per_parameter": "per-param", "across_parameter": "across", "standardized": "standard."}
+_FORMS = {
+    "per_parameter": "per-param",
+    "across_parameter": "across",
+    "standardized": "standard.",
+    "pooled": "pooled",
+    "vector": "vector",
+    "projection": "project.",
+}
 _HEADER = (
     *("window", "steps", "group", "form", "draws", "alpha [95 %]", "gauss", "x4", "x16", "sums", "scale"),
     *("ref", "status", "verdict"),
@@ -164,5 +171,10 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         "-" if scale is None else f"{scale:.2e}",
         row["reference"],
         row["status"],
-        row["verdict"],
+        _verdict(row),
     )
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    rejected = row["verdict"] == "undecided" and row["gaussian_rejected"]
+    return "not gaussian, else undecided" if rejected else str(row["verdict"])

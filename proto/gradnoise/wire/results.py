@@ -10,6 +10,7 @@ import pyarrow as pa
 __all__ = [
     "FIT_SCHEMA",
     "FORMS",
+    "FULL_FORMS",
     "MODEL_GROUP",
     "RUNS_SCHEMA",
     "TAIL_SCHEMA",
@@ -26,6 +27,10 @@ MODEL_GROUP = "*"
 """The group name of a whole-model row: every group, weighted by its number of parameters."""
 
 FORMS = ("per_parameter", "across_parameter", "standardized")
+"""The forms that every plan reads a window in."""
+
+FULL_FORMS = (*FORMS, "pooled", "vector", "projection")
+"""Those of the full plan."""
 
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -50,7 +55,11 @@ TAIL_SCHEMA = pa.schema(
         _field("thetas", pa.int64(), "parameter vectors the window spans (1: all draws at one theta)"),
         _field("group", pa.utf8(), "parameter group (a named parameter tensor); '*' is the whole model"),
         _field("size", pa.int64(), "parameters in the group: its weight in the whole-model row"),
-        _field("form", pa.utf8(), "per_parameter, across_parameter or standardized"),
+        _field(
+            "form",
+            pa.utf8(),
+            "per_parameter, across_parameter or standardized; by the full plan also pooled, vector or projection",
+        ),
         _field("reference", pa.utf8(), "what the noise is measured against: pair, mean or difference"),
         _field("draws", pa.int64(), "draws (minibatch gradients) recorded in the window"),
         _field("coordinates", pa.int64(), "coordinates of the group that were fitted"),
@@ -80,7 +89,29 @@ TAIL_SCHEMA = pa.schema(
         _null("scale_se", "its standard error"),
         _null("rejected_share", "share of the tests that reject Gaussian at a false-discovery rate of 5 %"),
         _field("tested", pa.int64(), "columns or rows tested"),
-        _field("verdict", pa.utf8(), "gaussian, not_gaussian or undecided"),
+        _field(
+            "gaussian_rejected",
+            pa.bool_(),
+            "whether the interval of alpha lies below null_alpha and more than 5 % of the tests reject",
+        ),
+        _null("stable_rejected_share", "per_parameter, full plan: share of columns that reject the stable law itself"),
+        _null("alpha_spread", "per_parameter: standard deviation of alpha over columns beyond sampling error"),
+        _null("alpha_spread_low", "lower end of its 95 % interval"),
+        _null("alpha_spread_high", "upper end of its 95 % interval"),
+        _field(
+            "alpha_quantiles",
+            pa.list_(pa.float64()),
+            "per_parameter: 5, 25, 50, 75 and 95 % points of alpha over columns, sampling error included; else empty",
+        ),
+        _null("heaviness", "across_parameter, full plan: 1 / alpha less the Gaussian reading"),
+        _null("scale_share", "share of it that a spread of scales over the parameters alone brings"),
+        _null("scale_share_low", "lower end of its 95 % interval"),
+        _null("scale_share_high", "upper end of its 95 % interval"),
+        _null("tail_share", "share of it that tails alone bring; what is missing to 1 is what the two do together"),
+        _null("tail_share_low", "lower end of its 95 % interval"),
+        _null("tail_share_high", "upper end of its 95 % interval"),
+        _null("log_scale_sd", "standard deviation of ln(scale) over the parameters beyond sampling error"),
+        _field("verdict", pa.utf8(), "gaussian, stable, heavy_finite_variance, scale_mixture or undecided"),
         _field(
             "status",
             pa.utf8(),
@@ -100,7 +131,7 @@ TAIL_SCHEMA = pa.schema(
         ),
         _null("row_scaled_alpha", "alpha after dividing each draw by its own scale, where draws drift"),
         _field("warnings", pa.list_(pa.utf8()), "what else the reader must know"),
-        _field("plan", pa.utf8(), "plan of the analysis"),
+        _field("plan", pa.utf8(), "plan of the analysis: live or full"),
         _field("analysed_at", _TIME, "when the window was analysed"),
     ]
 )

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         aggregation,
         compare,
         contrasts,
+        decomposition,
         dependence,
         drift,
         estimators,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         goodness,
         normality,
         rivals,
+        sketch,
         stable,
         tail_index,
     )
@@ -64,6 +66,7 @@ __all__ = [
     "aggregation",
     "compare",
     "contrasts",
+    "decomposition",
     "dependence",
     "drift",
     "estimators",
@@ -72,6 +75,7 @@ __all__ = [
     "goodness",
     "normality",
     "rivals",
+    "sketch",
     "stable",
     "tail_index",
 ]

@@ -52,7 +52,6 @@ class Verdict(enum.StrEnum):
     SCALE_MIXTURE = "scale_mixture"
     """Gaussian parameter by parameter, on scales so different that together they look heavy-tailed. Needs the matrix:
     one vector cannot tell it from the law before."""
-    NOT_GAUSSIAN = "not_gaussian"
     UNDECIDED = "undecided"
     """The evidence stays below the margin that a verdict needs."""
 
