@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from gradnoise.analyzer import stats
 from gradnoise.cli._main import main
 from gradnoise.wire import Dump, DumpWriter, Group, RunInfo, Table, schema
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS: list[str] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+STATISTICS = (Path(__file__).parent.parent / "docs/statistics.md").read_text()
 
 
 def block(containing: str) -> str:
@@ -108,3 +110,33 @@ def test_commands_of_the_readme_exist(name: str, capsys: pytest.CaptureFixture[s
         main([name, "--help"])
     assert ended.value.code == 0
     assert f"gradnoise {name}" in capsys.readouterr().out
+
+
+def test_the_statistics_on_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(block("stable_vs_gaussian"), {})
+    assert capsys.readouterr().out.startswith("stable ")
+
+
+def test_the_code_of_the_statistics_page_says_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    compared, decomposed = re.findall(r"```python\n(.*?)```", STATISTICS, re.DOTALL)
+    exec(compared, {})
+    verdict, alpha, best, *_ = capsys.readouterr().out.splitlines()
+    assert verdict.startswith("stable ")
+    value, low, high = map(float, alpha.split())
+    assert low < 1.7 < high
+    assert low < value < high
+    assert best.startswith("stable ")
+    exec(decomposed, {})
+    together, shares, of_sketch = capsys.readouterr().out.splitlines()
+    assert together.startswith("scale_mixture - ")
+    scale, tail, spread = map(float, shares.split())
+    assert (scale, tail, spread) == (pytest.approx(1, abs=0.1), pytest.approx(0, abs=0.05), pytest.approx(1, abs=0.1))
+    assert float(of_sketch) == pytest.approx(2, abs=0.01)
+
+
+def test_every_function_that_the_statistics_page_names_is_there() -> None:
+    named = set(re.findall(r"`(\w+)\.(\w+)", STATISTICS))
+    known = {(module, name) for module, name in named if module in stats.__all__}
+    assert len(known) >= 15
+    for module, name in known:
+        assert hasattr(getattr(stats, module), name), f"{module}.{name}"
