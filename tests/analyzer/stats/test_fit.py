@@ -308,6 +308,21 @@ def test_an_atom_is_no_silent_number() -> None:
         assert fits.status[0] is Status.NO_CONVERGENCE
 
 
+def test_values_of_every_magnitude_end_in_a_status() -> None:
+    rng = np.random.default_rng(34)
+    x = np.array([1e-320, 5e-324, 1e308, -1e308, 1.0] * 20)
+    for sample in (
+        x,
+        np.exp(150 * rng.normal(size=400)),
+        1.7e308 * rng.uniform(-1, 1, 100),
+        1e-308 * rng.normal(size=90),
+    ):
+        for location in (False, True):
+            fits = stable.fit_columns(sample[:, None], location=location)
+            fitted = fits.status[0] in (Status.OK, Status.AT_BOUNDARY)
+            assert np.isfinite(fits.alpha.value[0]) == fitted
+
+
 def test_inputs_are_not_changed() -> None:
     x = np.random.default_rng(3).normal(size=(60, 3))
     before = x.copy()

@@ -28,7 +28,7 @@ STATUS = {
 FITTED = k.FITTED
 
 _CHUNK_VALUES = 1 << 17
-"""Values copied at once when columns are fitted: 1 MiB, small beside the matrix and inside the cache."""
+"""Values copied at once when columns are fitted: with their groups and cells about 10 MiB, small beside a matrix."""
 _THREADED_VALUES = 1 << 21
 """Below this many values threads cost more attention than they save."""
 

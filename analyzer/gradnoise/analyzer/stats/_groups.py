@@ -190,12 +190,12 @@ def group_rows(
         last = _OCTAVES - 2
         while octaves[last] == 0.0:
             last -= 1
-        largest = math.ldexp(1.0, last - 1022)
+        largest = math.ldexp(1.0, min(last - 1022, 1023))
         if unit == 0.0:
             unit = _octave_point(octaves, 0.9 * frame[WEIGHT])
         if unit == 0.0:
             unit = 0.5 * largest
-        c = max(2.0 * lower, 1e-12 * unit, _SMALLEST)
+        c = min(max(2.0 * lower, 1e-12 * unit, _SMALLEST), _FAR)
         bound = min(1.0 + largest / c, _FAR)
         top = (math.frexp(bound)[1] + 1) << bits
         sides = 2 if located else 1

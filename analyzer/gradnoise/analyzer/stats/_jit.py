@@ -13,6 +13,7 @@ F = TypeVar("F", bound="Callable[..., object]")
 
 # "contract" allows fused multiply-adds; nothing that would let the compiler assume NaN or infinity away.
 _FAST = {"contract"}
+_INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def kernel(function: F) -> F:
@@ -20,23 +21,22 @@ def kernel(function: F) -> F:
 
     The compiled code is cached between processes. Where neither the package folder nor a user cache folder is
     writable numba refuses ``cache=True`` when the module is imported; then the kernel is compiled anew in each
-    process.
+    process. Numba dates a cached kernel by the file it stands in: whoever edits a part in another file must touch it.
     """
     try:
-        return _compiled(function, cache=True, fastmath=_FAST)
+        return _compiled(function, cache=True, fastmath=_FAST, no_cfunc_wrapper=True)
     except RuntimeError:  # "cannot cache function: no locator available"
-        return _compiled(function, fastmath=_FAST)
+        return _compiled(function, fastmath=_FAST, no_cfunc_wrapper=True)
 
 
 def part(function: F) -> F:
     """Compile ``function`` for other kernels to call, not for Python: a third less to compile, and nothing to cache."""
-    return _compiled(function, fastmath=_FAST, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return _compiled(function, fastmath=_FAST, **_INNER)
 
 
 def summing(function: F) -> F:
     """As ``part``, and sums may be reordered: only so are they vectorised. For loops that do nothing but sum."""
-    fast = _FAST | {"reassoc"}
-    return _compiled(function, fastmath=fast, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return _compiled(function, fastmath=_FAST | {"reassoc"}, **_INNER)
 
 
 def _compiled(function: F, **options: Any) -> F:

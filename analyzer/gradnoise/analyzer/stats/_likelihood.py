@@ -165,7 +165,7 @@ def _fetch(groups: Groups, start: int, count: int, theta: Floats, panel: int, sp
         q, k = groups.weight[start + i], 0.5 * groups.spread[start + i] * inverse * inverse
         z, sign = abs(v), math.copysign(1.0, v)
         skew = sign * groups.skew[start + i] * inverse * inverse * inverse / 6.0
-        if z >= X_TAIL:
+        if not z < X_TAIL:  # NaN too, which has no cell: σ of 0 or infinity, on the way to no convergence
             _add_tail(z, q, k, skew, sign, theta[0], space.work, out)
             z, q, k, skew = 0.0, 0.0, 0.0, 0.0
         fine = (np.float64(1.0 + z * _INVERSE_C).view(np.int64) >> _FINE_SHIFT) - _FINE_OFFSET
