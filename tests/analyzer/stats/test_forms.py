@@ -252,7 +252,9 @@ def test_combined_groups_keep_their_common_errors() -> None:
     one = forms.per_parameter(draws)
     twice = forms.combine([one, one], [3.0, 1.0])
     assert twice.alpha.value == pytest.approx(one.alpha.value)
-    assert twice.alpha.se == pytest.approx(one.alpha.se)  # the same draws twice tell nothing new
+    # The same draws twice tell nothing new (but for the bias correction, which groups do not share).
+    assert twice.alpha.se == pytest.approx(one.alpha.se, rel=0.02)
+    np.testing.assert_allclose(twice.replicates, one.replicates)
     assert twice.scale.value == pytest.approx(one.scale.value)
     other = forms.per_parameter(stable.rvs(1.6, 1.0, (200, 60), rng))
     both = forms.combine([one, other], [1.0, 1.0])
@@ -269,7 +271,7 @@ def test_combine_is_the_joint_matrix_for_equal_groups() -> None:
     halves = [dataclasses.replace(noise, noise=noise.noise[:, cut]) for cut in (slice(0, 40), slice(40, 80))]
     joint, combined = forms.per_parameter(noise), forms.combine([forms.per_parameter(h) for h in halves], [40, 40])
     assert combined.alpha.value == pytest.approx(joint.alpha.value, abs=1e-9)
-    assert combined.alpha.se == pytest.approx(joint.alpha.se, rel=1e-6)
+    assert combined.alpha.se == pytest.approx(joint.alpha.se, rel=1e-3)
     assert combined.null_alpha == pytest.approx(joint.null_alpha)
 
 

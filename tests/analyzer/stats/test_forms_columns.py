@@ -137,6 +137,9 @@ def test_common_scale_of_rows() -> None:
     common = np.exp(0.5 * rng.standard_normal((400, 1)))
     assert drift.row_spread(common * noise) == pytest.approx(0.5, rel=0.15)
     assert math.isnan(drift.row_spread(np.zeros((20, 20))))
+    assert any("too short" in warning for warning in forms.per_parameter((common * noise)[:40]).warnings)
+    assert not forms.per_parameter(common * noise).warnings
+    assert not forms.per_parameter(noise[:40]).warnings
     for form in (forms.across_parameter, forms.standardized):
         assert any("from row to row" in warning for warning in form(common * noise).warnings)
         assert not any("from row to row" in warning for warning in form(noise).warnings)

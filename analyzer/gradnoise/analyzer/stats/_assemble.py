@@ -48,6 +48,9 @@ MOST_ZEROS, LEAST_USED = 0.05, 0.5
 """Zeros among the fitted values, and fitted share of the columns, beyond which nothing is called Gaussian."""
 ROW_SPREAD = 0.1
 """Standard deviation of ln(scale) from row to row, common to all coordinates, that the row forms mention."""
+WIDE_ROW_SPREAD, FEW_ROWS = 0.3, 100
+"""The same, and rows, beyond and below which intervals of column forms cover too seldom: three in four times at 32
+rows of a standard deviation of 0.6 (``tests/calibration/cal_forms.py``)."""
 _ZERO_SUM = 1e-4  # |Σ u| / Σ |u| of a row: rounding of float32 leaves 1e-6, independent coordinates 1/√J
 _MIN_EFFECTIVE = 3.0
 _FEW_EFFECTIVE = 30.0
@@ -65,6 +68,7 @@ def nothing(form: str, given: Input, status: Status, reason: str) -> FormResult:
         alpha=empty,
         replicates=np.full(GROUPS, nan),
         floor=nan,
+        correction=nan,
         lowest=nan,
         partial=True,
         scale=empty,
@@ -108,8 +112,11 @@ def sum_results(given: Input, source: Matrix, form: str, single: Core, together:
             null_inverse = _null.inverse_alpha_standardised(given.matrix.shape[0], source.shape[1])
         floor = core.floor * together
         method = f"{form} of sums of {m} draws; jackknife over draws"
-        alpha = alpha_estimate(core.inverse, core.replicates, floor, count, method)
+        correction = core.correction * together
         null_alpha = 1.0 / null_inverse
+        alpha = alpha_estimate(
+            core.inverse, core.replicates, floor, count, method, correction=correction, null_alpha=null_alpha
+        )
         goes = Trend.UNCLEAR
         if form in SUMS_SPEAK:
             goes = trend(
@@ -121,7 +128,9 @@ def sum_results(given: Input, source: Matrix, form: str, single: Core, together:
                 lowest=single.lowest,
                 sums_lowest=core.lowest,
             )
-        results.append(SumResult(m, alpha, null_alpha, count, "", core.replicates, floor, core.lowest, goes))
+        results.append(
+            SumResult(m, alpha, null_alpha, count, "", core.replicates, floor, correction, core.lowest, goes)
+        )
     return tuple(results)
 
 
@@ -141,8 +150,10 @@ def result(
 ) -> FormResult:
     """The result of a form; ``width`` values were there for each unit, zeros included."""
     n = given.matrix.shape[0]
-    alpha = alpha_estimate(core.inverse, core.replicates, core.floor, n, method)
     null_alpha = 1.0 / null_inverse
+    alpha = alpha_estimate(
+        core.inverse, core.replicates, core.floor, n, method, correction=core.correction, null_alpha=null_alpha
+    )
     share = rejected_share(core.p, FALSE_DISCOVERY_RATE)
     zeros_fitted = 1.0 - float(core.n.sum()) / (width * len(core.n))
     partial = zeros_fitted > MOST_ZEROS or columns_used < LEAST_USED * given.original.shape[1]
@@ -153,6 +164,7 @@ def result(
         alpha=alpha,
         replicates=core.replicates,
         floor=core.floor,
+        correction=core.correction,
         lowest=core.lowest,
         partial=partial,
         scale=scale_estimate(core.scale, core.scale_replicates, n, scale_method),
@@ -218,6 +230,17 @@ def refuse_coordinates(form: str, given: Input) -> FormResult | None:
             f"the coordinates move together: they are worth {effective:.1f} independent ones",
         )
     return None
+
+
+def column_notes(given: Input) -> tuple[str, ...]:
+    """What must be known about rows to read a form that fits columns."""
+    rows = len(given.matrix)
+    if rows >= FEW_ROWS or not drift.row_spread(given.matrix) > WIDE_ROW_SPREAD:
+        return ()
+    return (
+        f"all coordinates of a draw share a scale that differs much from row to row: with {rows} rows the interval is "
+        "too short",
+    )
 
 
 def row_notes(given: Input) -> tuple[str, ...]:

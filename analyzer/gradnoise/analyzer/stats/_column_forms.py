@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradnoise.analyzer.stats import _columns, drift
-from gradnoise.analyzer.stats._assemble import MEDIAN_SCALE, nothing, refuse, result, sum_results
+from gradnoise.analyzer.stats._assemble import MEDIAN_SCALE, column_notes, nothing, refuse, result, sum_results
 from gradnoise.analyzer.stats._estimate import MIN_VALUES, InvalidInput, Status
 from gradnoise.analyzer.stats._reading import column_core, effective_coordinates, prepare
 
@@ -94,9 +94,9 @@ def _by_columns(form: str, given: Input, what: str, note: str, *, rng: np.random
     # Columns that move together are worth fewer: without this the least interval would claim them all.
     used = len(core.p)
     together = math.sqrt(max(1.0, used / effective_coordinates(given)))
-    core = dataclasses.replace(core, floor=core.floor * together)
+    core = dataclasses.replace(core, floor=core.floor * together, correction=core.correction * together)
     left_out = given.matrix.shape[1] - used
-    warnings: tuple[str, ...] = (note,) if note else ()
+    warnings = column_notes(given) + ((note,) if note else ())
     if left_out:
         warnings += (f"{left_out} of {left_out + used} columns could not be fitted (most: too few non-zero values)",)
     return result(

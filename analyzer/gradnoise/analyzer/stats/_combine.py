@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,8 +73,9 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
     lowest = float(sum(a * r.lowest for a, r in zip(w, chosen, strict=True)))
     partial = float(sum(a for a, r in zip(w, chosen, strict=True) if r.partial)) > _MOST_PARTIAL
     method = "weighted mean of 1/α over groups; jackknife over draws, joint"
-    alpha = alpha_estimate(inverse, replicates, floor, n, method)
+    correction = math.hypot(*(a * r.correction for a, r in zip(w, chosen, strict=True)))
     null_alpha = 1.0 / float(sum(a / r.null_alpha for a, r in zip(w, chosen, strict=True)))
+    alpha = alpha_estimate(inverse, replicates, floor, n, method, correction=correction, null_alpha=null_alpha)
     share = float(sum(a * r.rejected_share for a, r in zip(w, chosen, strict=True)))
     form = chosen[0].form
     warnings = lowest_note(form, lowest) + zeros_note(zeros)
@@ -89,6 +91,7 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
         alpha=alpha,
         replicates=replicates,
         floor=floor,
+        correction=correction,
         lowest=lowest,
         partial=partial,
         scale=scale_estimate(scale, scale_replicates, n, "weighted geometric mean over groups; jackknife over draws"),
@@ -123,18 +126,20 @@ def _combine_sums(
     sums = float(sum(a / e.value for a, _, e in present)) / total
     of_sums = np.asarray(sum(a * s.replicates for a, s, _ in present) / total)
     floor = float(sum(a * s.floor for a, s, _ in present) / total)
+    correction = math.hypot(*(a * s.correction / total for a, s, _ in present))
     sums_lowest = float(sum(a * s.lowest for a, s, _ in present) / total)
     count = min(s.sums for _, s, _ in present)
     null_alpha = float(total / sum(a / s.null_alpha for a, s, _ in present))
     method = f"weighted mean of 1/α of sums of {m} draws"
     return SumResult(
         m,
-        alpha_estimate(sums, of_sums, floor, count, method),
+        alpha_estimate(sums, of_sums, floor, count, method, correction=correction, null_alpha=null_alpha),
         null_alpha,
         count,
         "",
         of_sums,
         floor,
+        correction,
         sums_lowest,
         trend(inverse, replicates, sums, of_sums, null_alpha, lowest=lowest, sums_lowest=sums_lowest)
         if results[0].form in SUMS_SPEAK

@@ -49,9 +49,9 @@ class SumResult:
     replicates: Floats = dataclasses.field(default_factory=lambda: np.empty(0))
     """Jackknife replicates of 1/α."""
     floor: float = 0.0
-    """As of ``FormResult.floor``."""
+    correction: float = 0.0
     lowest: float = 0.0
-    """As of ``FormResult.lowest``."""
+    """These three as of ``FormResult``."""
     trend: Trend = Trend.UNCLEAR
     """What the step from single rows to these sums says."""
 
@@ -83,6 +83,8 @@ class FormResult:
     """The jackknife replicates of 1/α, one a tenth of the draws, aligned across the groups of one window."""
     floor: float
     """Least standard error of 1/α: that of as many Gaussian columns (rows) as these are worth independent ones."""
+    correction: float
+    """Standard error of the bias correction that the interval of α stands around, in 1/α."""
     lowest: float
     """Share of the columns (rows) that read the smallest α that is fitted."""
     partial: bool

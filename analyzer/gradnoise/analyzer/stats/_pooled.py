@@ -53,9 +53,12 @@ def pooled(noise: Contrast | ArrayLike) -> FormResult:
             reason = f"no sum could be fitted: {of_sums.failure}"
             sums.append(SumResult(m, None, float("nan"), len(rows), reason))
             continue
+        null_alpha = 1.0 / of_sums.null_inverse
         method = f"pooled sums of {m} draws; jackknife over draws"
-        alpha = alpha_estimate(of_sums.inverse, of_sums.replicates, of_sums.floor, len(rows), method)
-        sums.append(SumResult(m, alpha, 1.0 / of_sums.null_inverse, len(rows), "", of_sums.replicates, of_sums.floor))
+        alpha = alpha_estimate(
+            of_sums.inverse, of_sums.replicates, of_sums.floor, len(rows), method, null_alpha=null_alpha
+        )
+        sums.append(SumResult(m, alpha, null_alpha, len(rows), "", of_sums.replicates, of_sums.floor))
     return result(
         "pooled",
         given,

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from gradnoise.analyzer.stats import _engine, _fit, _null
 from gradnoise.analyzer.stats._estimate import Status, as_real
-from gradnoise.analyzer.stats._jackknife import GROUPS, groups
+from gradnoise.analyzer.stats._jackknife import GROUPS, correction_error, groups
 from gradnoise.analyzer.stats._table import ALPHA_MIN
 from gradnoise.analyzer.stats.contrasts import Contrast
 
@@ -47,6 +47,8 @@ class Core:
     """Which units were fitted."""
     unit_replicates: Floats = dataclasses.field(default_factory=lambda: np.empty((0, 0)))
     """(groups × units) replicates of 1/α̂; empty where units are rows, which belong to one group each."""
+    correction: float = 0.0
+    """Standard error of the bias correction of 1/α, of as many independent units."""
     failure: Status | None = None
 
 
@@ -118,6 +120,7 @@ def _core(
         fits=np.column_stack([alpha, log_scale, np.zeros(len(alpha))]),
         fitted=fitted,
         unit_replicates=unit_replicates,
+        correction=correction_error(inverse, unit_replicates) if unit_replicates.size else 0.0,
     )
 
 
