@@ -1,8 +1,10 @@
 """Maximum likelihood of the stable law."""
 
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -354,6 +356,29 @@ def test_kernels_work_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatc
         return 2 * v
 
     assert _jit.kernel(double)(4.0) == 8.0
+
+
+def test_a_changed_callee_is_compiled_anew(tmp_path: Path) -> None:
+    """Numba looks at a kernel's own file only; ``_jit`` at all that it is compiled from."""
+    (tmp_path / "outer.py").write_text(
+        "from gradnoise.analyzer.stats._jit import kernel\nfrom inner import FACTOR, double\n\n"
+        "@kernel\ndef twice(v: float) -> float:\n    return FACTOR * double(v)\n"
+    )
+
+    def run(factor: float, body: str) -> list[str]:
+        (tmp_path / "inner.py").write_text(
+            f"from gradnoise.analyzer.stats._jit import part\nFACTOR = {factor}\n\n"
+            f"@part\ndef double(v: float) -> float:\n    return {body}\n"
+        )
+        code = "import outer; print(outer.twice(3.0), len(outer.twice.stats.cache_hits))"
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert run(1.0, "2.0 * v") == ["6.0", "0"]
+    assert run(1.0, "2.0 * v") == ["6.0", "1"]
+    assert run(1.0, "v + v + 1.0") == ["7.0", "0"]
+    assert run(10.0, "v + v + 1.0") == ["70.0", "0"]
 
 
 def test_import_is_lean() -> None:

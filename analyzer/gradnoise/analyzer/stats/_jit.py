@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import marshal
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numba
+from numba.core.dispatcher import Dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,14 +22,17 @@ _INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 def kernel(function: F) -> F:
     """Compile ``function`` with numba on first call, releasing the GIL.
 
-    The compiled code is cached between processes. Where neither the package folder nor a user cache folder is
-    writable numba refuses ``cache=True`` when the module is imported; then the kernel is compiled anew in each
-    process. Numba dates a cached kernel by the file it stands in: whoever edits a part in another file must touch it.
+    The compiled code is cached between processes, and found again only as long as everything that it was compiled
+    from is the same (``_fingerprint``). Where neither the package folder nor a user cache folder is writable numba
+    refuses ``cache=True`` when the module is imported; then the kernel is compiled anew in each process.
     """
     try:
-        return _compiled(function, cache=True, fastmath=_FAST, no_cfunc_wrapper=True)
+        compiled = _compiled(function, cache=True, fastmath=_FAST, no_cfunc_wrapper=True)
     except RuntimeError:  # "cannot cache function: no locator available"
         return _compiled(function, fastmath=_FAST, no_cfunc_wrapper=True)
+    index = cast("Any", compiled)._cache._cache_file
+    index._source_stamp = (index._source_stamp, _fingerprint(function))
+    return compiled
 
 
 def part(function: F) -> F:
@@ -41,3 +47,30 @@ def summing(function: F) -> F:
 
 def _compiled(function: F, **options: Any) -> F:
     return cast("F", numba.njit(nogil=True, error_model="numpy", **options)(function))
+
+
+def _fingerprint(function: Callable[..., object]) -> str:
+    """Digest of the code of a kernel, of all kernels that it calls, and of the constants that they use.
+
+    Numba itself looks only at the file that a kernel stands in: after an upgrade that changes a callee in another file
+    it would run what it had compiled before.
+    """
+    digest = hashlib.sha256()
+    seen: set[str] = set()
+    waiting: list[Any] = [function]
+    while waiting:
+        one = waiting.pop()
+        key = f"{one.__module__}.{one.__qualname__}"
+        if key in seen:
+            continue
+        seen.add(key)
+        # Format 0 has no references, whose marks depend on how the code was loaded.
+        digest.update(marshal.dumps(one.__code__.replace(co_filename=""), 0))
+        for name in one.__code__.co_names:
+            value = one.__globals__.get(name)
+            if isinstance(value, Dispatcher):
+                digest.update(f"{name} {'reassoc' in value.targetoptions.get('fastmath', ())}".encode())
+                waiting.append(value.py_func)
+            elif isinstance(value, bool | int | float | str | tuple):
+                digest.update(f"{name} {value!r}".encode())
+    return digest.hexdigest()
