@@ -58,6 +58,33 @@ def test_errors_of_an_average_over_columns_know_what_columns_share(shared: float
     assert np.mean([f.notable.any() for f in found]) < 0.03
 
 
+@pytest.mark.parametrize(("draws", "columns"), [(32, 1), (64, 3)])
+def test_errors_of_short_series_hold_at_every_lag(draws: int, columns: int) -> None:
+    rng = np.random.default_rng(15)
+    found = [dependence.autocorrelation(rng.normal(size=(draws, columns)), 10) for _ in range(600)]
+    z = np.array([(f.value - f.expected) / f.se for f in found])
+    assert z.std(axis=0) == pytest.approx(np.ones(10), abs=0.12)  # 600 series give it to 3 %
+    assert z.mean(axis=0) == pytest.approx(np.zeros(10), abs=0.17)
+    # Exactly, of any exchangeable draws: standardised, two different ones have E z_s z_t = −1/(K − 1).
+    assert found[0].expected == pytest.approx(-(draws - found[0].lag) / draws / (draws - 1))
+
+
+@pytest.mark.parametrize("draws", [64, 2000])
+def test_draws_worth_more_than_their_number_have_a_one_sided_interval(draws: int) -> None:
+    rng = np.random.default_rng(16)
+    for _ in range(50):
+        e = rng.normal(size=draws + 1)
+        found = dependence.effective_sample_size(e[1:] - 0.9 * e[:-1])
+        truth = draws * (1 + 0.9**2) / (1 - 0.9) ** 2
+        assert found.value > draws
+        assert found.low <= draws < truth
+        assert found.high == math.inf
+        assert "only a lower bound" in found.warnings[0]
+    values = [dependence.effective_sample_size(rng.normal(size=draws)) for _ in range(50)]
+    assert np.mean([v.low <= draws <= v.high for v in values]) > 0.9
+    assert all(bool(v.warnings) == (v.value > draws) for v in values)
+
+
 @pytest.mark.parametrize("phi", [-0.4, 0.0, 0.5, 0.8])
 def test_effective_sample_size_of_autoregression(phi: float) -> None:
     rng = np.random.default_rng(3)

@@ -47,8 +47,8 @@ class Autocorrelation:
     value: Floats
     se: Floats
     """Bartlett's standard error; of an average over columns, from the columns' joint products."""
-    expected: float
-    """What independent draws show: −1/K, because their mean was subtracted."""
+    expected: Floats
+    """What independent draws show at lag k: −(K − k)/(K (K − 1)), because their mean was subtracted."""
     draws: int
     columns: int
 
@@ -82,11 +82,15 @@ class SerialDependence:
 def _autocorrelation(z: Floats, lags: int) -> Autocorrelation:
     n, columns = z.shape
     r = mean_acf(z, lags)[1:]
+    k = np.arange(1, lags + 1)
     # The average over columns is the mean over t of ⟨z_t, z_{t+k}⟩/J: its error is that of a mean of uncorrelated
     # numbers, whatever the columns share, times Bartlett's factor. One Gaussian column has variance 1 there.
-    products = np.array([np.mean(np.square((z[:-k] * z[k:]).mean(axis=1))) for k in range(1, lags + 1)])
-    bartlett = 1.0 + 2.0 * np.concatenate([[0.0], np.cumsum(r[:-1] ** 2)])
-    return Autocorrelation(r, np.sqrt(products * bartlett / n), -1.0 / n, n, columns)
+    products = np.array([np.mean(np.square((z[:-i] * z[i:]).mean(axis=1))) for i in k])
+    variance = products * (n - k) / n**2  # r_k is 1/n times a sum of n − k products
+    # Bartlett's 1 + 2 Σ ρ_j², of which r_j² is too large by the variance of r_j
+    rest = np.cumsum(r**2 - variance)
+    bartlett = 1.0 + 2.0 * np.maximum(np.concatenate([[0.0], rest[:-1]]), 0.0)
+    return Autocorrelation(r, np.sqrt(variance * bartlett), -(n - k) / (n * (n - 1.0)), n, columns)
 
 
 def autocorrelation(x: ArrayLike, lags: int = LAGS) -> Autocorrelation:
@@ -95,6 +99,11 @@ def autocorrelation(x: ArrayLike, lags: int = LAGS) -> Autocorrelation:
     By statsmodels' ``acf``, columns standardised; standard errors by Bartlett's formula. Columns share their draws: the
     error of the average is taken from the products of whole rows, not from the number of columns. Constant columns are
     left out. Values are taken as they are, exact zeros included.
+
+    Independent Gaussian draws, K = 32 to 256, spread by 0.95 to 1.03 standard errors at lags 1 to 10. Bartlett's
+    formula needs a finite variance: one column of a heavier law has no standard error in the strict sense. Of SαS(1.2)
+    the correlation is mostly small and now and then large, its error with it: at K = 256 the spread is 1.4 times the
+    mean standard error, while 3 % (of Gaussian draws 5 %) are more than 1.96 of their own from ``expected``.
 
     Raises ``InvalidInput`` (also for ``lags`` not from 1 to half the draws), ``NonFiniteValues``, ``TooFewValues``
     (fewer than 30 draws), ``AllZero``, ``DegenerateValues`` (all columns constant).
@@ -119,14 +128,21 @@ def _effective(z: Floats) -> Estimate:
     time = max(2.0 * float(np.minimum.accumulate(pairs[:window]).sum()) - 1.0, 1.0 / n)
     value = n / time
     relative = math.sqrt(2.0 * (2 * (2 * window - 1) + 1) / n)  # Madras & Sokal 1988, window of 2m − 1 lags
+    low, high = value * math.exp(-Z95 * relative), value * math.exp(Z95 * relative)
+    warnings: tuple[str, ...] = ()
+    if value > n:
+        # 1 + 2 Σ ρ_k is then a small difference of large numbers, and its relative error has no bound.
+        low, high = min(low, float(n)), math.inf
+        warnings = (f"{value:.4g}, more than the {n} draws (anti-correlated): only a lower bound, {low:.4g}, is known",)
     return Estimate(
         value,
         value * relative,
-        value * math.exp(-Z95 * relative),
-        value * math.exp(Z95 * relative),
+        low,
+        high,
         n,
         f"initial monotone sequence, {2 * window - 1} lags",
         "Geyer 1992, §3.3; Madras & Sokal 1988",
+        warnings,
     )
 
 
@@ -135,7 +151,13 @@ def effective_sample_size(x: ArrayLike) -> Estimate:
 
     The sum over lags ends where r_{2m} + r_{2m+1} is no longer positive, and those sums are made monotone (Geyer 1992);
     of a matrix, autocorrelations are averaged over columns first. For an AR(1) series K (1 − φ)/(1 + φ). It exceeds K
-    for draws that are anti-correlated. Standard error as of one series (Madras & Sokal 1988): of a matrix it is less.
+    for draws that are anti-correlated, such as differences of neighbours or the draws of an epoch; how far is beyond
+    the estimate (MA(1), θ = −0.9, K = 2048: 70 000 in the median, 371 000 in truth), so that there the interval is
+    one-sided, up to infinity from K or less, with a warning. Standard error as of one series (Madras & Sokal 1988): of
+    a matrix it is less.
+
+    Short series hide long correlations, whose sum over lags is then too small: AR(1) draws with φ = 0.9 read 7.7 in the
+    median for 3.4 at K = 64 (the interval covers 82 %), 32 for 27 at K = 512; φ = 0.5 reads 25 for 21 at K = 64.
 
     Raises as ``autocorrelation``.
     """
