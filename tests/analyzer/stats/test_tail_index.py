@@ -60,6 +60,16 @@ def test_pickands_is_exact_on_generalised_pareto_quantiles(gamma: float) -> None
     assert at_zero.extreme_value_index.se * 10 == pytest.approx(math.sqrt(3 / (4 * math.log(2) ** 4)))
 
 
+def test_pickands_of_values_that_span_the_numbers() -> None:
+    top = [1e308, 9e307, 1e300, 1e299, 1e298]
+    found = tail_index.pickands(np.concatenate([np.linspace(1, 2, 100), top]), 3).extreme_value_index
+    assert found.value == pytest.approx(300 * math.log2(10), rel=0.01)
+    # (2^(2γ+1) + 1)^½/(2^γ − 1) → √2
+    assert found.se == pytest.approx(found.value / (math.sqrt(2) * math.log(2)) / math.sqrt(3))
+    wide = np.concatenate([np.linspace(1, 1 + 1e-12, 100), top])
+    assert tail_index.pickands(wide, 3).extreme_value_index.value > found.value
+
+
 @pytest.mark.parametrize(
     ("name", "law", "gamma"),
     [

@@ -146,13 +146,15 @@ def _pickands(ordered: Floats, k: Ints) -> tuple[Floats, Floats]:
     """
     upper, lower = ordered[k - 1] - ordered[2 * k - 1], ordered[2 * k - 1] - ordered[4 * k - 1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        gamma = np.log2(upper / lower)
+        gamma = np.log2(upper) - np.log2(lower)  # the quotient may overflow
     gamma = np.where(np.isfinite(gamma), gamma, np.nan)
-    ln2 = math.log(2.0)
-    # γ/(2^γ − 1), smooth at 0
-    u = gamma * ln2
-    ratio = np.where(np.abs(u) > 1e-8, gamma / np.where(np.abs(u) > 1e-8, np.expm1(u), 1.0), 1.0 / ln2)
-    return gamma, ratio * np.sqrt(2.0 ** (2 * gamma + 1) + 1) / (2 * ln2) / np.sqrt(k)
+    # With a = |γ|, a/(1 − 2^(−a)) is γ/(2^γ − 1) for γ < 0, and 2^γ times that for γ > 0: nothing overflows.
+    a, ln2 = np.abs(gamma), math.log(2.0)
+    far = a > 1e-8
+    ratio = np.where(far, a / np.where(far, -np.expm1(-a * ln2), 1.0), 1.0 / ln2)
+    shrunk = np.exp2(-2 * a)
+    root = np.sqrt(np.where(gamma > 0, 2 + shrunk, 2 * shrunk + 1))
+    return gamma, np.where(np.isnan(gamma), np.nan, ratio * root / (2 * ln2) / np.sqrt(k))
 
 
 def _inverted(gamma: Floats, se: Floats) -> tuple[Floats, Floats, Floats]:
