@@ -55,13 +55,15 @@ def test_agrees_with_the_libraries(law: str) -> None:
     assert low < pearson.p_value < high  # Chernoff & Lehmann
 
 
-@pytest.mark.parametrize("cells", [5, 10, 30])
-def test_chi_square_has_the_mean_of_chernoff_and_lehmann(cells: int) -> None:
+@pytest.mark.parametrize("cells", [4, 5, 10, 30])
+def test_chi_square_has_the_law_of_chernoff_and_lehmann(cells: int) -> None:
     # E X² = c − 3 + λ₁ + λ₂: with 5 cells 2.635, not 2; simulated here, computed there.
     z = np.random.default_rng(2).normal(size=(400, 8000))
-    statistic, _ = normality._chi_square((z - z.mean(axis=0)) / z.std(axis=0), cells)
-    expected = cells - 3 + normality._information_lost(cells)
+    statistic, p = normality._chi_square((z - z.mean(axis=0)) / z.std(axis=0), cells)
+    expected = cells - 3 + sum(normality._information_lost(cells))
     assert statistic.mean() == pytest.approx(expected, abs=4 * statistic.std() / math.sqrt(8000) + 3 / 400)
+    for level in (0.1, 0.05, 0.01):
+        assert np.mean(p <= level) == pytest.approx(level, abs=4 * math.sqrt(level / 8000)), level
 
 
 def test_false_rejections() -> None:
