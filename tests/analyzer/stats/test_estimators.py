@@ -209,6 +209,40 @@ def test_standard_errors_are_the_spread(name: str, alpha: float) -> None:
         assert np.mean([s.low <= 1 <= s.high for s in scales]) > 0.92
 
 
+@pytest.mark.parametrize(("name", "alpha", "enough"), [("log_moment", 1.5, 200), ("quantile", 0.55, 100)])
+def test_intervals_of_few_values_are_said_to_be_short(name: str, alpha: float, enough: int) -> None:
+    rng = np.random.default_rng(27)
+    for n, least in ((30, 0.74), (enough, 0.87)):
+        found = [ALL[name](x) for x in stable.rvs(alpha, 1.0, (400, n), rng)]
+        covers = np.mean([e.low <= alpha <= e.high for e in found])
+        assert covers > least
+        assert all(any("too short" in w for w in e.warnings) is (n < enough) for e in found)
+        if n == 30:
+            assert covers < 0.9
+
+
+def test_characteristic_function_near_two_says_that_its_interval_is_short() -> None:
+    rng = np.random.default_rng(28)
+
+    def said(alpha: float, n: int) -> float:
+        found = [estimators.ecf(x) for x in stable.rvs(alpha, 1.0, (100, n), rng)]
+        return float(np.mean([any("too short" in w for w in e.warnings) for e in found]))
+
+    assert said(1.9, 100) > 0.8
+    assert said(1.4, 300) < 0.05
+    assert said(1.9, 1000) == 0
+
+
+def test_log_moment_has_the_efficiency_of_its_closed_form() -> None:
+    # Fourth cumulant of ln|X| as its generating function gives it: π⁴ (1/(15 α⁴) + 7/120).
+    alpha = 1.7
+    variance, fourth = math.pi**2 / 6 * (1 / alpha**2 + 0.5), math.pi**4 * (1 / (15 * alpha**4) + 7 / 120)
+    sd = 3 * alpha**3 / math.pi**2 * math.sqrt(fourth + 2 * variance**2)
+    assert (CRAMER_RAO[alpha] / sd) ** 2 == pytest.approx(0.1, abs=0.005)
+    found = estimators.log_moment(_ideal(alpha))
+    assert found.se * math.sqrt(found.n) == pytest.approx(sd, rel=0.02)
+
+
 @pytest.mark.parametrize("alpha", sorted(CRAMER_RAO))
 def test_characteristic_function_is_nearly_efficient(alpha: float) -> None:
     samples = stable.rvs(alpha, 1.0, (600, 1000), np.random.default_rng(14))

@@ -76,6 +76,13 @@ def range_warning(alpha: float) -> tuple[str, ...]:
     return () if 0 < alpha <= 2 else (f"the estimate, {alpha:.4g}, is not the index of any stable law",)
 
 
+def few_warning(n: float, enough: int) -> tuple[str, ...]:
+    """The warning of asymptotic intervals that fewer than ``enough`` values make too short."""
+    if n >= enough:
+        return ()
+    return (f"the interval is too short below {enough} values, here {n:g}; take that of stable.fit",)
+
+
 def nonzero(x: ArrayLike, weights: ArrayLike | None = None) -> tuple[Floats, Floats, float]:
     """The non-zero values of a one-dimensional sample as float64, their weights (empty for ``None``), and the share
     of exact zeros.

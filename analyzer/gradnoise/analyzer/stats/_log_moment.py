@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradnoise.analyzer.stats._alpha import AlphaEstimate, from_log, nonzero, range_warning, zeros_warning
+from gradnoise.analyzer.stats._alpha import AlphaEstimate, few_warning, from_log, nonzero, range_warning, zeros_warning
 from gradnoise.analyzer.stats._estimate import Z95
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+_ENOUGH = 200
+"""Values from which the interval covers 90 %."""
 _REFERENCE = "Ma & Nikias 1995; Zolotarev 1986, §3.6"
 
 
@@ -31,7 +33,11 @@ def log_moment(x: ArrayLike) -> AlphaEstimate:
     α's interval is that of 1/α², inverted. Since Var ln|X| is estimated freely, α̂ may exceed 2, and is infinite
     where the variance is below π²/12; both are said in ``warnings``. σ̂ uses the same α̂, then cut at 2.
 
-    Simple, fast and robust to the order of values, at a quarter to a fifteenth of the efficiency of ``stable.fit``.
+    Simple, fast and robust to the order of values. Of the efficiency of ``stable.fit`` it has 0.54 at α = 1, 0.31 at
+    1.3, 0.10 at 1.7 and 0.03 at 1.9 (in the limit; the same to a tenth at n = 5000).
+
+    The interval takes the fourth moment from the sample and is short in small ones: for α from 0.55 to 1.9 it covers
+    75 to 84 % at n = 30, 86 to 91 % at 100, 90 to 93 % at 200, 93 to 95 % at 1000. Below 200 values a warning says so.
 
     Raises ``InvalidInput``, ``NonFiniteValues``, ``AllZero``, ``TooFewValues`` (fewer than 30 non-zero values),
     ``DegenerateValues`` (all equal).
@@ -70,5 +76,5 @@ def log_moment(x: ArrayLike) -> AlphaEstimate:
         "mean and variance of ln|x|, delta method",
         _REFERENCE,
     )
-    warnings = zeros_warning(zeros) + range_warning(alpha)
+    warnings = zeros_warning(zeros) + range_warning(alpha) + few_warning(n, _ENOUGH)
     return AlphaEstimate(alpha, se, low, high, n, method, _REFERENCE, warnings, scale=scale, zeros=zeros)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradnoise.analyzer.stats import _law
-from gradnoise.analyzer.stats._alpha import AlphaEstimate, from_log, nonzero, zeros_warning
+from gradnoise.analyzer.stats._alpha import AlphaEstimate, few_warning, from_log, nonzero, zeros_warning
 from gradnoise.analyzer.stats._estimate import Z95, DegenerateValues
 from gradnoise.analyzer.stats._table import ALPHA_MIN
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gradnoise.analyzer.stats._estimate import Floats
 
 _REFERENCE = "McCulloch 1986"
+_ENOUGH = 100
+"""Values from which the interval covers 90 %."""
 _LEVELS = (0.05, 0.25, 0.75, 0.95)
 
 
@@ -44,7 +46,8 @@ def quantile(x: ArrayLike) -> AlphaEstimate:
 
     α̂ is cut: at 2 where ν is below the Gaussian's 2.439, at 0.5 above 44.64, with a warning. Standard errors are
     those of the quantiles (asymptotic, with the densities of the fitted law) by the delta method; α's interval is
-    that of ln ν mapped to α, with the same cuts.
+    that of ln ν mapped to α, with the same cuts. It covers 90 % or more from 100 values on, for α from 0.55 to 1.9; of
+    30 values 86 % at α = 0.55, 88 % at 0.8 and 90 % or more from 1 on. Below 100 a warning says so.
 
     Raises ``InvalidInput``, ``NonFiniteValues``, ``AllZero``, ``TooFewValues`` (fewer than 30 non-zero values),
     ``DegenerateValues`` (constant, or half of the values equal).
@@ -74,7 +77,7 @@ def quantile(x: ArrayLike) -> AlphaEstimate:
     se_log_scale = math.sqrt((1 + gain) ** 2 * var_inner + gain**2 * var_outer - 2.0 * gain * (1 + gain) * both)
     method = "ratio of quantile differences"
     scale = from_log(math.log(inner / at[0]), se_log_scale, Z95 * se_log_scale, n, "quantile difference", _REFERENCE)
-    warnings = zeros_warning(zeros)
+    warnings = zeros_warning(zeros) + few_warning(n, _ENOUGH)
     if alpha in (ALPHA_MIN, 2.0):
         warnings += (f"the quantiles' ratio, {math.exp(log_nu):.4g}, is at or beyond that of α = {alpha:g}",)
     low, high = float(alpha_at(log_nu + Z95 * se_nu)), float(alpha_at(log_nu - Z95 * se_nu))
