@@ -227,6 +227,48 @@ def test_draws_of_one_epoch_are_anticorrelated(batches: int, taken: int) -> None
     assert "drawn without replacement" in told.warnings[0]
 
 
+def _short_last(rng: np.random.Generator, epochs: int = 6) -> tuple[Any, Any, Any]:
+    """650 samples in batches of 32: twenty and one of 10."""
+    data = rng.normal(size=(650, 50))
+    parts = [np.split(rng.permutation(650), range(32, 650, 32)) for _ in range(epochs)]
+    draws = np.array([data[rows].mean(axis=0) for epoch in parts for rows in epoch])
+    sizes = np.array([len(rows) for epoch in parts for rows in epoch])
+    return draws, np.repeat(np.arange(epochs), 21), sizes
+
+
+def test_a_short_last_batch_is_no_drift() -> None:
+    rng = np.random.default_rng(17)
+    for _ in range(20):
+        draws, epoch, sizes = _short_last(rng)
+        without = dependence.epoch_anticorrelation(draws, epoch, batches=650 / 32)
+        told = dependence.epoch_anticorrelation(draws, epoch, batches=650 / 32, batch_size=sizes)
+        assert without.correlation == told.correlation
+        assert without.without_replacement is True
+        assert without.correlation.value == pytest.approx(-1 / (650 / 32 - 1), rel=0.02)
+        assert "6 of 126 draws left out: the last draw of epochs" in without.warnings[0]
+        assert "6 of 126 draws left out: batches of another size than 32" in told.warnings[0]
+        assert not any("drift" in warning for warning in without.warnings + told.warnings)
+    # The order of draws does not matter where their sizes are known; rounding of n/B does not either.
+    mixed = rng.permutation(126)
+    again = dependence.epoch_anticorrelation(draws[mixed], epoch[mixed], batches=20.3, batch_size=sizes[mixed])
+    assert again.correlation.value == pytest.approx(told.correlation.value)
+    assert again.without_replacement is True
+
+
+def test_batches_rounded_up_are_refused_or_named() -> None:
+    draws, epoch, sizes = _short_last(np.random.default_rng(18))
+    found = dependence.epoch_anticorrelation(draws, epoch, batches=21)
+    assert found.without_replacement is None
+    assert "short one (batches = n/B" in found.warnings[0]
+    with pytest.raises(InvalidInput, match=r"batches: .* 20\.3125 by the sizes of a complete epoch, got 21"):
+        dependence.epoch_anticorrelation(draws, epoch, batches=21, batch_size=sizes)
+    dropped = sizes == 32
+    assert dependence.epoch_anticorrelation(draws[dropped], epoch[dropped], batches=650 / 32).without_replacement
+    for bad in (sizes[:5], np.where(sizes == 10, 0, sizes), np.where(sizes == 10, np.nan, sizes)):
+        with pytest.raises(InvalidInput, match="batch_size"):
+            dependence.epoch_anticorrelation(draws, epoch, batches=650 / 32, batch_size=bad)
+
+
 def test_covariance_of_complete_epochs() -> None:
     # Pairs within an epoch: E‖g_a − g_b‖²/2 = (1 − ρ) Σ₁ with Σ₁ = C/B (n − B)/(n − 1), that is C/B · n/(n − 1).
     rng = np.random.default_rng(11)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gradnoise.analyzer.stats._estimate import Floats
 
 _LEAST_EPOCHS = 3
+_ROUNDED = 0.01
+"""Relative error of the expected correlation that a rounded number of batches may bring."""
 _CLOSE = 0.02
 """Complete epochs all have the same mean, up to rounding, and the interval no length: then this much is agreement."""
 
@@ -34,7 +36,9 @@ class EpochAnticorrelation:
     warnings: tuple[str, ...] = ()
 
 
-def epoch_anticorrelation(draws: ArrayLike, epoch: ArrayLike, *, batches: float) -> EpochAnticorrelation:
+def epoch_anticorrelation(
+    draws: ArrayLike, epoch: ArrayLike, *, batches: float, batch_size: ArrayLike | None = None
+) -> EpochAnticorrelation:
     """Correlation between minibatch gradients of one epoch, against what drawing without replacement predicts.
 
     The ``batches`` = n/B minibatches of an epoch are the data set: their gradients sum to ``batches`` · ∇F exactly, so
@@ -49,8 +53,15 @@ def epoch_anticorrelation(draws: ArrayLike, epoch: ArrayLike, *, batches: float)
     Student's t. Drift of θ from epoch to epoch reads as positive correlation. (Anti-correlated noise of epochs:
     Kühn & Rosenow, arXiv:2306.05300.)
 
-    Raises ``InvalidInput``, ``NonFiniteValues``, ``TooFewValues`` (epochs), ``AllZero``, ``DegenerateValues`` (all
-    columns constant).
+    **A short last batch** (a data loader's default where B does not divide n) has B/b times the variance and would read
+    as drift. −1/(M − 1) with M = n/B, not a whole number then, holds between the full batches, and only they are used:
+    ``batch_size``, K numbers of samples, says which draws have another than the most common size. Without it, where an
+    epoch holds more draws than ``batches`` rounded down, the last of its rows is taken for the short one. What is left
+    out is said in ``warnings``.
+
+    Raises ``InvalidInput`` (also where the sizes of a complete epoch do not add up to ``batches``, such as for their
+    number rounded up), ``NonFiniteValues``, ``TooFewValues`` (epochs), ``AllZero``, ``DegenerateValues`` (all columns
+    constant).
     """
     from scipy import special  # 0.1 s to import: only where it is used
 
@@ -60,15 +71,15 @@ def epoch_anticorrelation(draws: ArrayLike, epoch: ArrayLike, *, batches: float)
         raise InvalidInput(f"epoch: expected one label a draw, shape ({len(matrix)},), got shape {labels.shape}")
     if not (math.isfinite(batches) and batches >= 2):
         raise InvalidInput(f"batches: expected the minibatches of an epoch, at least 2, got {batches!r}")
-    names, index, size = np.unique(labels, return_inverse=True, return_counts=True)
-    epochs = len(names)
+    full, warnings = _full_batches(labels, batches, batch_size)
+    matrix, labels = matrix[full], labels[full]
+    _, index, size = np.unique(labels, return_inverse=True, return_counts=True)
+    epochs = len(size)
     if epochs < _LEAST_EPOCHS or size.max() < 2:
         raise TooFewValues(
             f"epoch: expected at least {_LEAST_EPOCHS} epochs, two draws in one of them, got {epochs} epochs of at most"
             f" {size.max(initial=0)} draws"
         )
-    if size.max() > math.ceil(batches):
-        raise InvalidInput(f"epoch: expected at most {math.ceil(batches)} draws an epoch, got {size.max()}")
     z = standardised(draw_matrix(matrix, "draws"))
     sums = np.zeros((epochs, z.shape[1]))
     np.add.at(sums, index, z)
@@ -82,13 +93,13 @@ def epoch_anticorrelation(draws: ArrayLike, epoch: ArrayLike, *, batches: float)
     agrees = abs(value - expected) <= max(half, _CLOSE * abs(expected))
     independent = abs(value) <= half
     words = f"{value:.4g} ± {se:.2g} between draws of one epoch"
-    warnings: tuple[str, ...] = ()
     if agrees and independent:
-        warnings = (f"{words}: too few epochs to tell drawing without replacement ({expected:.4g}) from independence",)
+        warnings += (f"{words}: too few epochs to tell drawing without replacement ({expected:.4g}) from independence",)
     elif agrees:
-        warnings = (f"{words}: drawn without replacement ({expected:.4g} expected), not independent",)
+        warnings += (f"{words}: drawn without replacement ({expected:.4g} expected), not independent",)
     elif not independent:
-        warnings = (f"{words}: neither independent nor as drawn without replacement ({expected:.4g}); did θ drift?",)
+        why = "did θ drift, or is the last batch of an epoch a short one (batches = n/B, batch_size)?"
+        warnings += (f"{words}: neither independent nor as drawn without replacement ({expected:.4g}); {why}",)
     return EpochAnticorrelation(
         correlation=Estimate(
             value, se, value - half, value + half, epochs, "intraclass correlation of epochs, jackknife over epochs"
@@ -98,6 +109,38 @@ def epoch_anticorrelation(draws: ArrayLike, epoch: ArrayLike, *, batches: float)
         epochs=epochs,
         warnings=warnings,
     )
+
+
+def _full_batches(
+    labels: np.ndarray[Any, np.dtype[Any]], batches: float, batch_size: ArrayLike | None
+) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], tuple[str, ...]]:
+    """Which draws are of the full size, and what to say of the others; raises as ``epoch_anticorrelation``."""
+    _, index, size = np.unique(labels, return_inverse=True, return_counts=True)
+    most = math.ceil(batches)
+    if size.max(initial=0) > most:
+        raise InvalidInput(f"epoch: expected at most {most} draws an epoch, got {size.max()}")
+    if batch_size is None:
+        last = len(labels) - 1 - np.unique(labels[::-1], return_index=True)[1]
+        short = np.zeros(len(labels), bool)
+        short[last[size > math.floor(batches)]] = True
+        how = f"the last draw of epochs with more than {batches:.6g}, rounded down, is taken for a short batch"
+    else:
+        samples = as_real(batch_size, "batch_size", 1)
+        if samples.shape != labels.shape or not (np.isfinite(samples) & (samples > 0)).all():
+            raise InvalidInput(f"batch_size: expected one positive number a draw, {len(labels)} of them")
+        sizes, count = np.unique(samples, return_counts=True)
+        common = sizes[::-1][np.argmax(count[::-1])] if sizes.size else 1.0  # of equally common ones the largest
+        held = np.bincount(index, samples / common)[size == most]
+        if held.size and np.abs(held - batches).max() > _ROUNDED * (batches - 1.0):
+            raise InvalidInput(
+                f"batches: expected samples over batch size, {held[0]:.6g} by the sizes of a complete epoch, got"
+                f" {batches:.6g}"
+            )
+        short = samples != common
+        how = f"batches of another size than {common:g} have another variance"
+    if not short.any():
+        return ~short, ()
+    return ~short, (f"{np.count_nonzero(short)} of {len(labels)} draws left out: {how}",)
 
 
 def _intraclass(sums: Floats, within: Floats, size: np.ndarray[Any, np.dtype[np.int64]]) -> float:
