@@ -67,9 +67,9 @@ def ecf(x: ArrayLike, weights: ArrayLike | None = None) -> AlphaEstimate:
     (The published regressions use |φ̂|², whose imaginary part is nothing but noise about a known centre.) The
     ordinates at ω σ = 0.1, 0.2, … 1.5 are fitted by generalised least squares with their covariance under the fitted
     law, in two passes that standardise the values by median |x| and then by σ̂. The same covariance gives the
-    standard errors. The interval is α̂ ± 1.96 of them. Near 2 it is short: at α = 1.9 it covers 76, 84, 89, 91 and
-    94 % at n = 100, 200, 500, 1000 and 2000, at 1.7 it covers 76, 88, 91 and 94 % at n = 30, 100, 200 and 300, up to
-    1.5 it covers 91 % or more from n = 60 on. Where it reaches 2 with fewer than 1000 values a warning says so: take
+    standard errors. The interval is α̂ ± 1.96 of them. Near 2 it is short: at α = 1.9 it covers 75, 82, 89, 92 and
+    94 % at n = 100, 200, 500, 1000 and 2000, at 1.7 it covers 74, 89 and 92 % at n = 30, 100 and 200, up to 1.5 it
+    covers 91 % or more from n = 60 on. Where it reaches 2 with fewer than 1000 values a warning says so: take
     the profile interval of ``stable.fit``.
 
     ``x``: one dimension. ``weights`` are frequencies, so that it works on a histogram. Exact zeros are left out,

@@ -47,7 +47,7 @@ def quantile(x: ArrayLike) -> AlphaEstimate:
     α̂ is cut: at 2 where ν is below the Gaussian's 2.439, at 0.5 above 44.64, with a warning. Standard errors are
     those of the quantiles (asymptotic, with the densities of the fitted law) by the delta method; α's interval is
     that of ln ν mapped to α, with the same cuts. It covers 90 % or more from 100 values on, for α from 0.55 to 1.9; of
-    30 values 86 % at α = 0.55, 88 % at 0.8 and 90 % or more from 1 on. Below 100 a warning says so.
+    30 values 85 % at α = 0.55, 89 % at 0.8 and 90 % or more from 1 on. Below 100 a warning says so.
 
     Raises ``InvalidInput``, ``NonFiniteValues``, ``AllZero``, ``TooFewValues`` (fewer than 30 non-zero values),
     ``DegenerateValues`` (constant, or half of the values equal).
