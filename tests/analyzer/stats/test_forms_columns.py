@@ -116,18 +116,31 @@ def test_projections_are_those_of_the_generator() -> None:
 def test_rows_over_their_scale_read_the_law_within_a_draw() -> None:
     rng = np.random.default_rng(10)
     drifting = np.linspace(0, 1.5, 256)[:, None]
-    noise = rng.standard_normal((256, 64)) * np.exp(drifting)
-    assert forms.per_parameter(noise).alpha.high < 1.95
+    noise = rng.standard_normal((256, 100)) * np.exp(drifting)
+    assert forms.per_parameter(noise).alpha.value < 1.8
     scaled = forms.row_scaled(noise)
     assert scaled.form == "row_scaled"
     assert scaled.alpha.value == pytest.approx(scaled.null_alpha, abs=0.02)
     assert scaled.verdict is Verdict.GAUSSIAN
     noise[3] = 0
-    noise[4, :40] = 0
+    noise[4, :60] = 0
     holed = forms.row_scaled(noise)
     assert any("2 of 256 rows have no scale" in warning for warning in holed.warnings)
     assert forms.row_scaled(noise[:20]).status is Status.TOO_FEW_DRAWS
     assert forms.row_scaled(np.zeros((40, 40))).status is Status.ALL_ZERO
+
+
+def test_a_row_is_not_scaled_by_few_columns() -> None:
+    rng = np.random.default_rng(12)
+    narrow = forms.row_scaled(rng.standard_normal((256, 29)))
+    assert narrow.status is Status.TOO_FEW_VALUES
+    assert "29 columns, at least 30" in narrow.reason
+    for shape in ((256, 30), (256, 99), (501, 100)):
+        result = forms.row_scaled(rng.standard_normal(shape))
+        assert result.alpha.value > 1.9
+        assert result.verdict is forms.combine([result, result], [1.0, 2.0]).verdict is Verdict.UNDECIDED
+        assert not result.gaussian_rejected
+        assert any("nothing is tested" in warning for warning in result.warnings)
 
 
 def test_common_scale_of_rows() -> None:

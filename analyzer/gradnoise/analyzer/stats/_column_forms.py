@@ -10,7 +10,7 @@ import numpy as np
 
 from gradnoise.analyzer.stats import _columns, drift
 from gradnoise.analyzer.stats._assemble import MEDIAN_SCALE, column_notes, nothing, refuse, result, sum_results
-from gradnoise.analyzer.stats._estimate import MIN_VALUES, InvalidInput, Status
+from gradnoise.analyzer.stats._estimate import MIN_VALUES, InvalidInput, Status, Verdict
 from gradnoise.analyzer.stats._reading import column_core, effective_coordinates, prepare
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 MIN_ROWS_PER_PARAMETER = MIN_VALUES
 """Fewest noise rows for the column forms."""
+MIN_COLUMNS_ROW_SCALED, MIN_COLUMNS_JUDGED, ROWS_JUDGED = MIN_VALUES, 100, 0.05
+"""Fewest columns that rows are scaled by; fewest by which something is tested; and most rows, as a share of the
+columns' square, of which that is done: the scale of a row of J columns has a variance of about 1/J, which reads as tail
+(Gaussian noise of 3, 30 and 100 columns reads 1.66, 1.955 and 1.986) and which ever more rows do not take away."""
 
 
 def per_parameter(noise: Contrast | ArrayLike, *, rng: np.random.Generator | None = None) -> FormResult:
@@ -42,10 +46,18 @@ def row_scaled(noise: Contrast | ArrayLike) -> FormResult:
     For windows whose scale drifts, where drift in time reads as tail. What rows share is removed whatever its order,
     a heavy tail common to all coordinates too: set it beside ``per_parameter``, never in its place. Rows without a
     scale (half of their values 0) are left out.
+
+    A row's scale has an error that reads as tail, and of few columns the scale is half of what it divides: fewer than
+    30 give ``too_few_values``. The Gaussian law is tested from 100 columns J on and up to J²/20 rows, where that error
+    is within the interval; else ``rejected_share`` is NaN, the verdict ``undecided``, and a warning says so.
     """
     given = prepare(noise)
     if (refusal := refuse("row_scaled", given, MIN_ROWS_PER_PARAMETER)) is not None:
         return refusal
+    width = given.matrix.shape[1]
+    if width < MIN_COLUMNS_ROW_SCALED:
+        reason = f"{width} columns, at least {MIN_COLUMNS_ROW_SCALED} needed to scale a row by"
+        return nothing("row_scaled", given, Status.TOO_FEW_VALUES, reason)
     scales = np.exp(drift.row_log_scales(given.matrix))
     usable = np.isfinite(scales)
     matrix = given.matrix[usable] / scales[usable, None].astype(given.matrix.dtype)
@@ -54,7 +66,18 @@ def row_scaled(noise: Contrast | ArrayLike) -> FormResult:
     if not usable.all():
         note = (f"{int((~usable).sum())} of {len(usable)} rows have no scale and were left out",)
     rescaled = dataclasses.replace(rescaled, warnings=given.warnings + note)
-    return _by_columns("row_scaled", rescaled, "columns of rows over their scale", "")
+    found = _by_columns("row_scaled", rescaled, "columns of rows over their scale", "")
+    if width >= MIN_COLUMNS_JUDGED and len(matrix) <= ROWS_JUDGED * width**2:
+        return found
+    note = (f"the error of a row's scale over {width} columns reads as tail: nothing is tested",)
+    return dataclasses.replace(
+        found,
+        rejected_share=math.nan,
+        tested=0,
+        gaussian_rejected=False,
+        verdict=Verdict.UNDECIDED,
+        warnings=found.warnings + note,
+    )
 
 
 def projection(noise: Contrast | ArrayLike, *, directions: int = 64, rng: np.random.Generator) -> FormResult:
