@@ -126,3 +126,16 @@ def test_groups_of_a_window_are_read_together() -> None:
     model = forms.read_together(*(forms.combine([a, b], [3.0, 1.0]) for a, b in zip(*parts, strict=True)))
     assert model.verdict is Verdict.SCALE_MIXTURE
     assert model.across_parameter.gaussian_rejected
+
+
+def test_stable_noise_does_not_climb_for_few_columns_or_one_large_row() -> None:
+    rng = np.random.default_rng(20)
+    for _ in range(15):
+        readings = (
+            forms.per_parameter(stable.rvs(1.5, 1.0, (256, 1), rng)),
+            forms.per_parameter(stable.rvs(1.5, 1.0, (256, 4), rng)),
+            forms.projection(stable.rvs(1.5, 1.0, (256, 100), rng), directions=32, rng=rng),
+        )
+        for reading in readings:
+            assert reading.sums[1].trend is not forms.Trend.CLIMBING
+            assert forms.combine([reading, reading], [1.0, 2.0]).sums[1].trend is not forms.Trend.CLIMBING

@@ -30,8 +30,11 @@ from gradnoise.analyzer.stats._reading import (
 )
 from gradnoise.analyzer.stats._rules import (
     FALSE_DISCOVERY_RATE,
+    LEAST_SUMS,
+    LEAST_SUMS_OF_ROWS,
     SUMS,
     SUMS_SPEAK,
+    WIDE_ROW_SPREAD,
     rejects_gaussian,
     sums_say,
     trend,
@@ -48,9 +51,9 @@ MOST_ZEROS, LEAST_USED = 0.05, 0.5
 """Zeros among the fitted values, and fitted share of the columns, beyond which nothing is called Gaussian."""
 ROW_SPREAD = 0.1
 """Standard deviation of ln(scale) from row to row, common to all coordinates, that the row forms mention."""
-WIDE_ROW_SPREAD, FEW_ROWS = 0.3, 100
-"""The same, and rows, beyond and below which intervals of column forms cover too seldom: three in four times at 32
-rows of a standard deviation of 0.6 (``tests/calibration/cal_forms.py``)."""
+FEW_ROWS = 100
+"""Rows below which intervals of column forms cover too seldom where rows differ by ``WIDE_ROW_SPREAD``
+(``tests/calibration/cal_forms.py``)."""
 _ZERO_SUM = 1e-4  # |Σ u| / Σ |u| of a row: rounding of float32 leaves 1e-6, independent coordinates 1/√J
 _MIN_EFFECTIVE = 3.0
 _FEW_EFFECTIVE = 30.0
@@ -93,6 +96,7 @@ def nothing(form: str, given: Input, status: Status, reason: str) -> FormResult:
 def sum_results(given: Input, source: Matrix, form: str, single: Core, together: float = 1.0) -> tuple[SumResult, ...]:
     """The same form of sums of draws, beside its reading ``single`` of the rows."""
     results = []
+    alike = form not in _BY_COLUMNS or not drift.row_spread(given.matrix) > WIDE_ROW_SPREAD
     for m in SUMS:
         sums, group = block_sums(given, source, m)
         count = len(sums)
@@ -118,6 +122,8 @@ def sum_results(given: Input, source: Matrix, form: str, single: Core, together:
             core.inverse, core.replicates, floor, count, method, correction=correction, null_alpha=null_alpha
         )
         goes = Trend.UNCLEAR
+        enough = count * len(core.p) / together**2 >= LEAST_SUMS
+        may_climb = enough and (alike or count >= LEAST_SUMS_OF_ROWS)
         if form in SUMS_SPEAK:
             goes = trend(
                 single.inverse,
@@ -125,11 +131,13 @@ def sum_results(given: Input, source: Matrix, form: str, single: Core, together:
                 core.inverse,
                 core.replicates,
                 null_alpha,
+                floor=math.hypot(single.floor, floor),
                 lowest=single.lowest,
                 sums_lowest=core.lowest,
+                may_climb=may_climb,
             )
         results.append(
-            SumResult(m, alpha, null_alpha, count, "", core.replicates, floor, correction, core.lowest, goes)
+            SumResult(m, alpha, null_alpha, count, "", core.replicates, floor, correction, core.lowest, goes, may_climb)
         )
     return tuple(results)
 

@@ -83,7 +83,7 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
         missing = [f"{i} ({r.status})" for i, r in enumerate(results) if i not in good]
         warnings += (f"groups without a value left out: {', '.join(missing)}",)
     low, high = plain_interval(inverse, replicates, floor)
-    sums = tuple(_combine_sums(chosen, w, i, inverse, replicates, lowest) for i in range(len(SUMS)))
+    sums = tuple(_combine_sums(chosen, w, i, inverse, replicates, floor, lowest) for i in range(len(SUMS)))
     scale = float(np.exp(sum(a * np.log(max(r.scale.value, 1e-300)) for a, r in zip(w, chosen, strict=True))))
     return FormResult(
         form=form,
@@ -113,7 +113,13 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
 
 
 def _combine_sums(
-    results: Sequence[FormResult], weights: Floats, index: int, inverse: float, replicates: Floats, lowest: float
+    results: Sequence[FormResult],
+    weights: Floats,
+    index: int,
+    inverse: float,
+    replicates: Floats,
+    floor: float,
+    lowest: float,
 ) -> SumResult:
     """One reading of sums, where the groups that have one carry nearly all of the weight that α rests on."""
     parts = [(a, r.sums[index]) for a, r in zip(weights, results, strict=True)]
@@ -125,23 +131,35 @@ def _combine_sums(
         return SumResult(m, None, float("nan"), 0, reason)
     sums = float(sum(a / e.value for a, _, e in present)) / total
     of_sums = np.asarray(sum(a * s.replicates for a, s, _ in present) / total)
-    floor = float(sum(a * s.floor for a, s, _ in present) / total)
+    sums_floor = float(sum(a * s.floor for a, s, _ in present) / total)
     correction = math.hypot(*(a * s.correction / total for a, s, _ in present))
     sums_lowest = float(sum(a * s.lowest for a, s, _ in present) / total)
     count = min(s.sums for _, s, _ in present)
     null_alpha = float(total / sum(a / s.null_alpha for a, s, _ in present))
+    may_climb = sum(a for a, s, _ in present if s.may_climb) > _MOST_PARTIAL * total
     method = f"weighted mean of 1/α of sums of {m} draws"
     return SumResult(
         m,
-        alpha_estimate(sums, of_sums, floor, count, method, correction=correction, null_alpha=null_alpha),
+        alpha_estimate(sums, of_sums, sums_floor, count, method, correction=correction, null_alpha=null_alpha),
         null_alpha,
         count,
         "",
         of_sums,
-        floor,
+        sums_floor,
         correction,
         sums_lowest,
-        trend(inverse, replicates, sums, of_sums, null_alpha, lowest=lowest, sums_lowest=sums_lowest)
+        trend(
+            inverse,
+            replicates,
+            sums,
+            of_sums,
+            null_alpha,
+            floor=math.hypot(floor, sums_floor),
+            lowest=lowest,
+            sums_lowest=sums_lowest,
+            may_climb=may_climb,
+        )
         if results[0].form in SUMS_SPEAK
         else Trend.UNCLEAR,
+        may_climb,
     )

@@ -54,6 +54,8 @@ class SumResult:
     """These three as of ``FormResult``."""
     trend: Trend = Trend.UNCLEAR
     """What the step from single rows to these sums says."""
+    may_climb: bool = True
+    """There are enough sums, for rows that differ as these do, to say that they climb."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,13 @@ GAUSSIAN_MARGIN = 0.1
 """How far below what Gaussian noise reads the interval of a group that is called Gaussian may begin."""
 LEAST_WAY = 0.02
 """Least distance, in 1/α, from what Gaussian noise reads at which sums have a way to go: α = 1.92."""
+WIDE_ROW_SPREAD = 0.3
+"""Standard deviation of ln(scale) from row to row, common to all columns, beyond which these are not worth many: their
+intervals cover too seldom (at 32 rows of a standard deviation of 0.6 three in four times), and one large row decides
+where 16 sums go."""
+LEAST_SUMS, LEAST_SUMS_OF_ROWS = 256, 64
+"""Sums that may climb: by as many columns as are independent of each other, and of rows that differ so. (Of fewer, 16
+sums of one to four columns of SαS(1.5), all come to read α̂ = 2 in one sample of ten.)"""
 CLIMBED, FLAT, STILL = 0.2, 0.5, 0.1
 """Share of that way that sums have gone beyond doubt if they climb; certainly have not if they are flat; and may not
 have gone beyond doubt if they are (16 sums of SαS noise seem to have gone 0.1, 32 sums 0.03)."""
@@ -38,8 +45,10 @@ def trend(
     sum_replicates: Floats,
     null_alpha: float,
     *,
+    floor: float = 0.0,
     lowest: float = 0.0,
     sums_lowest: float = 0.0,
+    may_climb: bool = True,
 ) -> Trend:
     """Judge the step of 1/α̂ from rows (``inverse``) to sums of them (``sums``), whose Gaussian reading is
     ``null_alpha``. Replicates of both leave out the same draws.
@@ -47,6 +56,9 @@ def trend(
     With the 95 % interval of the step as a share of the way to that reading: ``climbing`` if all of it lies above
     ``CLIMBED``; ``flat`` if all of it lies below ``FLAT`` and some of it below ``STILL``; else ``unclear``. Of a stable
     law the share is 0; of laws of finite variance that sums of 16 hardly change, as exp(4|z|) with a sign, it is small.
+
+    ``floor``: least standard error of the step: a few columns of few sums read α̂ = 2 in every replicate, without any.
+    ``may_climb``: there are enough sums for climbing to be said (``LEAST_SUMS``).
 
     ``lowest``, ``sums_lowest``: shares of rows' and sums' units that read the smallest α that is fitted. Beyond
     ``MANY_LOWEST`` the rows' 1/α is larger than it reads and has gone more of the way than it seems, so that it may be
@@ -56,8 +68,8 @@ def trend(
     if not way >= LEAST_WAY or sums_lowest > MANY_LOWEST:
         return Trend.UNCLEAR
     step = (inverse - sums) / way
-    margin = T95 * standard_error((replicates - sum_replicates) / way)
-    if step - margin > CLIMBED:
+    margin = T95 * max(standard_error(replicates - sum_replicates), floor) / way
+    if step - margin > CLIMBED and may_climb:
         return Trend.CLIMBING
     flat = step + margin < FLAT and step - margin < STILL and lowest <= MANY_LOWEST
     return Trend.FLAT if flat else Trend.UNCLEAR
