@@ -4,6 +4,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,10 @@ from gradnoise.analyzer.stats import (
     _laws,
     _multiple,
     _null,
+    _signs,
     compare,
     gaussian,
+    goodness,
     rivals,
     stable,
 )
@@ -172,24 +175,115 @@ def test_lighter_tails_are_not_gaussian() -> None:
 
 
 def test_rule() -> None:
-    def evidence(margin: float, free_t: float = 0.0, over_gaussian: float = 50.0) -> compare.Evidence:
-        return compare.Evidence(compare.Law.STUDENT_T, margin, free_t, over_gaussian)
+    plain = compare.Evidence(
+        best=compare.Law.STUDENT_T,
+        margin=5.0,
+        free_t=0.0,
+        free_nu=3.0,
+        over_gaussian=50.0,
+        stable_p=0.5,
+        skew_p=0.5,
+    )
 
-    expected = {
-        (0.5, 1.9, 2.0, evidence(-5, 0, 0)): Verdict.GAUSSIAN,
-        (0.5, 1.8, 2.0, evidence(-5, 0, 0)): Verdict.UNDECIDED,
-        (0.5, 1.9, 2.0, evidence(-5, 0, 4)): Verdict.UNDECIDED,
-        (0.03, 1.9, 2.0, evidence(5)): Verdict.UNDECIDED,
-        (1e-4, 1.9, 1.99, evidence(5)): Verdict.UNDECIDED,
-        (1e-4, 1.5, 1.7, evidence(2.1)): Verdict.STABLE,
-        (1e-4, 1.5, 1.7, evidence(2.1, -0.5)): Verdict.UNDECIDED,
-        (1e-4, 1.5, 1.7, evidence(1.9)): Verdict.UNDECIDED,
-        (1e-4, 1.5, 1.7, evidence(-2.9)): Verdict.UNDECIDED,
-        (1e-4, 1.5, 1.7, evidence(-3.1)): Verdict.HEAVY_FINITE_VARIANCE,
-        (1e-4, 1.5, 1.7, None): Verdict.UNDECIDED,
-    }
-    for arguments, verdict in expected.items():
-        assert compare.decide(*arguments)[0] is verdict
+    def heavier(**changes: Any) -> Verdict:
+        """With the Gaussian rejected."""
+        return compare.decide(1e-4, 1.6, 1.5, 1.7, plain._replace(**changes))[0]
+
+    assert compare.decide(0.5, 1.95, 1.9, 2.0, plain._replace(over_gaussian=0.0))[0] is Verdict.GAUSSIAN
+    assert compare.decide(0.5, 1.95, 1.8, 2.0, plain._replace(over_gaussian=0.0))[0] is Verdict.UNDECIDED
+    assert compare.decide(0.5, 1.95, 1.9, 2.0, plain._replace(over_gaussian=4.0))[0] is Verdict.UNDECIDED
+    assert compare.decide(0.03, 1.95, 1.9, 2.0, plain)[0] is Verdict.UNDECIDED
+    assert compare.decide(1e-4, 1.95, 1.9, 1.99, plain)[0] is Verdict.UNDECIDED
+    assert compare.decide(1e-4, 1.6, 1.5, 1.7, None)[0] is Verdict.UNDECIDED
+    assert heavier(margin=2.1) is Verdict.STABLE
+    assert heavier(margin=1.9) is Verdict.UNDECIDED
+    assert heavier(free_t=-0.5) is Verdict.UNDECIDED
+    assert heavier(stable_p=0.04) is Verdict.UNDECIDED
+    assert heavier(skew_p=0.009) is Verdict.UNDECIDED
+    assert heavier(margin=-2.9) is Verdict.UNDECIDED
+    assert heavier(margin=-3.1) is Verdict.HEAVY_FINITE_VARIANCE
+    assert heavier(margin=-3.1, stable_p=0.0, skew_p=0.0) is Verdict.HEAVY_FINITE_VARIANCE
+    assert heavier(margin=-3.1, free_nu=1.9, free_t=-3.2) is Verdict.UNDECIDED
+    assert heavier(margin=-3.1, free_nu=1.9, free_t=-3.0) is Verdict.HEAVY_FINITE_VARIANCE
+    for margin in (5.0, -5.0):
+        edge, reason = compare.decide(1e-4, 0.5, 0.5, 0.51, plain._replace(margin=margin))
+        assert edge is Verdict.UNDECIDED
+        assert "the end of what is fitted" in reason
+
+
+def layers(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian values on four scales: finite variance, and no rival of that many scales."""
+    return np.asarray(rng.normal(size=n) * rng.choice([1.0, 4.0, 16.0, 64.0], n, p=[0.7, 0.21, 0.065, 0.025]))
+
+
+def test_what_sas_does_not_fit_is_not_stable() -> None:
+    rng = np.random.default_rng(12)
+    one = compare.stable_vs_gaussian(layers(5000, rng))
+    assert one.evidence is not None
+    assert one.evidence.margin > compare.STABLE_MARGIN
+    assert one.verdict is Verdict.UNDECIDED
+    assert "SαS itself does not fit" in one.reason
+    assert one.evidence.stable_p < 0.01
+    assert verdicts(lambda: layers(5000, rng), 15)[Verdict.STABLE] <= 1
+    lognormal = [rng.normal(size=5000) * np.exp(s * rng.normal(size=5000)) for s in (2, 3) for _ in range(8)]
+    found = compare.stable_vs_gaussian_columns(np.column_stack(lognormal), rivals=True)
+    assert Verdict.STABLE not in found.verdict
+
+
+def test_the_table_is_the_bootstrap() -> None:
+    rng = np.random.default_rng(13)
+    for alpha, location in ((1.1, True), (1.93, False)):
+        x = stable.rvs(alpha, 1.0, (200, 300), rng)
+        found = compare.stable_vs_gaussian_columns(x, rivals=True, location=location)
+        for u in (0.05, 0.3):
+            assert np.mean(found.stable_p <= u) == pytest.approx(u, abs=3.5 * math.sqrt(u * (1 - u) / 300))
+    x = rng.standard_t(3, 800)
+    one = compare.stable_vs_gaussian(x)
+    bootstrap = goodness.goodness_of_fit(x, rng=rng, replicates=399)
+    assert one.evidence is not None
+    assert one.evidence.stable_p == pytest.approx(bootstrap.p_value, rel=0.3, abs=0.02)
+    p = [_null.stable_p_value(distance, 1.55) for distance in np.linspace(0, 30, 400)]
+    assert p[0] == pytest.approx(1)
+    assert (np.diff(p) < 0).all()
+    assert p[-1] > 0
+
+
+def test_skewed_values_are_not_stable() -> None:
+    rng = np.random.default_rng(14)
+    for location in (False, True):
+        one = compare.stable_vs_gaussian(np.exp(rng.normal(size=5000)) - 1, location=location)
+        assert one.verdict is not Verdict.STABLE
+        assert one.evidence is not None
+        assert one.evidence.skew_p < 1e-6
+        assert any("skewed" in warning for warning in one.warnings)
+    x = stable.rvs(1.4, 1.0, (200, 150), rng)
+    assert np.sum(compare.stable_vs_gaussian_columns(x, rivals=True, location=True).skew_p < 0.05) <= 5
+    signs = [_signs.skew_p_value(column) for column in stable.rvs(1.4, 1.0, (2000, 200), rng)]
+    assert np.mean(np.array(signs) < 0.05) == pytest.approx(0.045, abs=0.02)
+
+
+def test_balance_of_signs() -> None:
+    # 4 P(X <= 1) of ten coins, worked by hand; zeros are left out.
+    x = np.concatenate([np.resize([1.0, -1.0], 10), np.full(9, 2.0), [-2.0], np.zeros(7)])
+    assert _signs.skew_p_value(x) == pytest.approx(4 * 11 / 1024)
+    assert _signs.skew_p_value(-x) == pytest.approx(4 * 11 / 1024)
+    assert _signs.skew_p_value(np.zeros(5)) == 1
+
+
+def test_the_end_of_what_is_fitted_is_undecided() -> None:
+    rng = np.random.default_rng(15)
+    one = compare.stable_vs_gaussian(rng.normal(size=1000) * np.exp(4 * rng.normal(size=1000)))
+    assert one.stable.alpha.value == 0.5
+    assert one.verdict is Verdict.UNDECIDED
+    assert "at or below 0.5" in one.reason
+
+
+def test_infinite_variance_is_not_called_finite() -> None:
+    rng = np.random.default_rng(16)
+    assert verdicts(lambda: rng.standard_t(1.8, 5000), 15)[Verdict.HEAVY_FINITE_VARIANCE] <= 1
+    blurred = verdicts(lambda: stable.rvs(1.5, 1.0, 5000, rng) * np.exp(0.5 * rng.normal(size=5000)), 15)
+    assert blurred[Verdict.HEAVY_FINITE_VARIANCE] <= 1
+    assert verdicts(lambda: rng.standard_t(2.5, 5000), 15)[Verdict.HEAVY_FINITE_VARIANCE] >= 13
 
 
 def test_columns_agree_with_vectors() -> None:

@@ -94,6 +94,11 @@ def test_mixture_reaches_the_best_of_many_starts() -> None:
         assert fit.loglik >= -best - 0.01, name
         again = numpy_mixture_loglik(x, fit.share.value, fit.narrow.value, fit.wide.value)
         assert again == pytest.approx(fit.loglik, abs=1e-6)
+    # A spike in the middle of a Gaussian sample, which starts with small wide components do not see.
+    fit = rivals.gaussian_mixture(np.random.default_rng(7).normal(size=300))
+    assert fit.loglik == pytest.approx(-398.416, abs=0.01)
+    assert fit.share.value == pytest.approx(0.0813, abs=1e-3)
+    assert (fit.narrow.value, fit.wide.value) == pytest.approx((0.0776, 0.9717), abs=2e-3)
     fit = rivals.gaussian_mixture(samples()["mixture"])
     assert fit.share.low < 0.9 < fit.share.high
     assert fit.narrow.low < 1.0 < fit.narrow.high

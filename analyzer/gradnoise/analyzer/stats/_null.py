@@ -38,6 +38,10 @@ class Null(NamedTuple):
     standardised_above: Floats
     standardised_levels: Floats
     standardised_t: Floats
+    fit_alpha: Floats
+    fit_levels: Floats
+    fit_distance: Floats
+    fit_rate: Floats
 
 
 @functools.cache
@@ -90,6 +94,20 @@ class Survival(NamedTuple):
         heights = np.log(np.concatenate([[1.0 - atom], levels[used]]))
         beyond = np.maximum(ratio - t[-1], 0.0) * float(np.interp(where, grid, self.rate))
         return np.asarray(np.maximum(np.exp(np.interp(np.sqrt(ratio), nodes, heights) - beyond), _LEAST))
+
+
+def stable_p_value(distance: float, alpha: float) -> float:
+    """P(A² ≥ ``distance``), A² the Anderson–Darling statistic of the sizes of SαS values against the law fitted to
+    them, whose index is ``alpha``: the parametric bootstrap's p-value, from a table.
+
+    A² depends on α and hardly on the number of values or on a fitted location. ln survival is interpolated linearly in
+    A² and in α, exponential beyond the last level, 0.005.
+    """
+    tab = null()
+    heights = np.log(np.concatenate([[1.0], tab.fit_levels]))
+    beyond = np.maximum(distance - tab.fit_distance[:, -1], 0.0) * tab.fit_rate
+    at_nodes = [np.interp(distance, np.concatenate([[0.0], t]), heights) for t in tab.fit_distance]
+    return max(math.exp(float(np.interp(alpha, tab.fit_alpha, np.array(at_nodes) - beyond))), _LEAST)
 
 
 def inverse_alpha(n: ArrayLike) -> Floats:

@@ -12,11 +12,14 @@ of ``rivals``; beside it stands Vuong's statistic.
 **The verdict** of one vector (``Verdict``; never ``scale_mixture``, which needs the matrix):
 
 - ``gaussian``: p ≥ 0.05, α's interval begins at 1.85 or above, and no rival beats the Gaussian by ``GAUSSIAN_MARGIN``;
-- ``stable``: p < 0.01, α's interval ends below 1.98, Δ > ``STABLE_MARGIN``, and a t law free to have infinite variance
-  is not ahead of SαS by ``FREE_T_MARGIN``: it is for lognormal mixtures of scales, whose t fit is worse only where it
-  is kept from ν < 2;
-- ``heavy_finite_variance``: p < 0.01, α's interval ends below 1.98, Δ < −``HEAVY_MARGIN``;
-- ``undecided``: everything else.
+- ``stable``: p < 0.01, α's interval ends below 1.98, Δ > ``STABLE_MARGIN``, a t law free to have infinite variance is
+  not ahead of SαS by ``FREE_T_MARGIN``, the values are not skewed (``skew_p``), and SαS fits by itself (``stable_p``);
+- ``heavy_finite_variance``: p < 0.01, α's interval ends below 1.98, Δ < −``HEAVY_MARGIN``, and a t law with ν < 2 is
+  behind the best rival;
+- ``undecided``: everything else, α̂ at 0.5, the end of what is fitted, among it.
+
+SαS may beat every rival and yet not be the law: Gaussian noise on many scales (layers) has a variance, and no rival
+has so many scales. That is what ``stable_p`` is for.
 
 The margins come from simulation (``tests/calibration/cal_verdict.py`` prints the confusion table). Among its laws of
 finite variance at most 4.2, 1.2 and 0.1 % are called ``stable`` at n = 200, 1000 and 5000; SαS(1.5–1.95) is called
@@ -33,12 +36,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gradnoise.analyzer.stats import _engine, _fit, _laws, _null, gaussian
+from gradnoise.analyzer.stats import _engine, _fit, _laws, _null, gaussian, goodness
 from gradnoise.analyzer.stats import rivals as _rivals
 from gradnoise.analyzer.stats._estimate import MIN_VALUES, Status, TooFewValues, Verdict, as_real
 from gradnoise.analyzer.stats._laws import PARAMETERS, Law
 from gradnoise.analyzer.stats._multiple import benjamini_hochberg
+from gradnoise.analyzer.stats._signs import skew_p_value
 from gradnoise.analyzer.stats._stable_fit import fits_from_rows, raise_unfit
+from gradnoise.analyzer.stats._table import ALPHA_MIN
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -70,8 +75,9 @@ ACCEPT_ABOVE = 0.05
 """``gaussian`` needs a p-value at least this large ..."""
 ACCEPT_LOW = 1.85
 """... an interval of α that begins here or above: else the sample was too small to tell ..."""
-GAUSSIAN_MARGIN = 3.0
-"""... and no rival better than the Gaussian by this much (nats, each parameter costing one)."""
+GAUSSIAN_MARGIN = 4.0
+"""... and no rival better than the Gaussian by this much (nats, each parameter costing one). In 1.5 % of Gaussian
+samples a mixture is by more than 3, having found a spike."""
 STABLE_MARGIN = 2.0
 """Nats by which SαS must beat the best finite-variance rival, each parameter costing one."""
 HEAVY_MARGIN = 3.0
@@ -79,10 +85,14 @@ HEAVY_MARGIN = 3.0
 FREE_T_MARGIN = 0.4
 """Nats by which a Student t of any ν ≥ 0.5 may beat SαS that is called stable. At α = ν = 1 the two are the same law
 and their maxima differ by the chance of sampling: by more than this in 6 % of Cauchy samples."""
+FIT_BELOW = 0.05
+"""SαS does not fit, and is not called stable, at a p-value of its own goodness of fit below this."""
+SKEW_BELOW = 0.01
+"""Values are skewed at a p-value of symmetry below this."""
 
 
 class Evidence(NamedTuple):
-    """What the rivals say, in nats, each parameter costing one."""
+    """What the rivals say, in nats, each parameter costing one; and what the sample says of SαS without rivals."""
 
     best: Law
     """The best finite-variance rival."""
@@ -90,8 +100,14 @@ class Evidence(NamedTuple):
     """Δ: SαS less the best rival."""
     free_t: float
     """SαS less a Student t of any ν ≥ 0.5."""
+    free_nu: float
+    """ν of that t; below 2 its variance is infinite."""
     over_gaussian: float
     """The best rival less the Gaussian."""
+    stable_p: float
+    """p-value of SαS itself: Anderson–Darling of sizes, calibrated by simulation (as ``goodness.goodness_of_fit``)."""
+    skew_p: float
+    """p-value of symmetry: the balance of signs among the smaller and among the larger half of sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +178,11 @@ class Comparisons:
     stable: StableFits
     gaussian: GaussianFits
     margin: Floats
-    """Δ of every column; NaN without rivals."""
+    """Δ of every column; this and the two p-values below are NaN without rivals."""
+    stable_p: Floats
+    """p-value of SαS itself in every column."""
+    skew_p: Floats
+    """p-value of symmetry in every column."""
     best_rival: tuple[Law | None, ...]
     """``None`` without rivals."""
     warnings: tuple[str, ...] = ()
@@ -173,9 +193,11 @@ class Comparisons:
         return float(np.mean(self.adjusted[fitted] <= rate)) if fitted.any() else float("nan")
 
 
-def decide(p_value: float, low: float, high: float, evidence: Evidence | None = None) -> tuple[Verdict, str]:
+def decide(
+    p_value: float, alpha: float, low: float, high: float, evidence: Evidence | None = None
+) -> tuple[Verdict, str]:
     """The verdict on a sample and why, by the rule of the module. Without evidence of rivals it is ``gaussian`` or
-    ``undecided``. ``low``, ``high``: the interval of α."""
+    ``undecided``. ``low``, ``high``: the interval of ``alpha``."""
     if p_value >= ACCEPT_ABOVE:
         if low < ACCEPT_LOW:
             return Verdict.UNDECIDED, f"a Gaussian fits (p = {p_value:.2g}), but so may an α of {low:.3g}"
@@ -190,43 +212,71 @@ def decide(p_value: float, low: float, high: float, evidence: Evidence | None = 
         return Verdict.UNDECIDED, f"{rejected}, but α may be as large as {high:.3g}"
     if evidence is None:
         return Verdict.UNDECIDED, f"{rejected}; finite-variance rivals were not fitted"
+    if alpha <= ALPHA_MIN:
+        return Verdict.UNDECIDED, f"{rejected}, but α is at or below {ALPHA_MIN}, the end of what is fitted"
     margin, rival = evidence.margin, evidence.best
     if margin < -HEAVY_MARGIN:
+        if evidence.free_nu < _rivals.NU_MIN and evidence.free_t <= margin:
+            infinite = f"a t law of infinite variance (ν = {evidence.free_nu:.2f}) fits no worse than {rival}"
+            return Verdict.UNDECIDED, f"{rejected} and {rival} beats SαS by {-margin:.1f} nats, but {infinite}"
         return Verdict.HEAVY_FINITE_VARIANCE, f"{rejected} and {rival} beats SαS by {-margin:.1f} nats"
     if margin <= STABLE_MARGIN:
         return Verdict.UNDECIDED, f"{rejected}, but SαS and {rival} differ by {margin:.1f} nats only"
     if evidence.free_t < -FREE_T_MARGIN:
-        return (
-            Verdict.UNDECIDED,
-            f"{rejected}, but a t law of infinite variance beats SαS by {-evidence.free_t:.1f} nats",
-        )
+        better = f"a t law (ν = {evidence.free_nu:.2f}) beats SαS by {-evidence.free_t:.1f} nats"
+        return Verdict.UNDECIDED, f"{rejected}, but {better}"
+    if evidence.skew_p < SKEW_BELOW:
+        return Verdict.UNDECIDED, f"{rejected}, but {_skewed(evidence)}, and SαS is symmetric"
+    if evidence.stable_p < FIT_BELOW:
+        return Verdict.UNDECIDED, f"{rejected}, but SαS itself does not fit (p = {evidence.stable_p:.2g})"
     return Verdict.STABLE, f"{rejected} and SαS beats {rival}, the best finite-variance rival, by {margin:.1f} nats"
 
 
-def _evidence(stable: float, normal: float, of_rivals: dict[Law, float], free_t: float) -> Evidence:
-    """From log-likelihoods; a fitted location costs every law the same."""
+def _skewed(evidence: Evidence) -> str:
+    return f"the values are skewed (p = {evidence.skew_p:.2g})"
+
+
+class _Fitted(NamedTuple):
+    """SαS and the Gaussian fitted to a sample."""
+
+    parameters: Parameters
+    stable: float
+    """ℓ of SαS."""
+    gaussian: float
+    """ℓ of the Gaussian."""
+
+
+def _evidence(
+    values: Floats, fitted: _Fitted, sample: Sample, of_rivals: dict[Law, float], nu: float, edge: bool
+) -> Evidence:
+    """``of_rivals``: log-likelihoods, that of Student's t with ``nu`` ≥ 2 among them; ``edge``: it ended on a bound.
+    A fitted location costs every law the same."""
     priced = {law: value - PARAMETERS[law] for law, value in of_rivals.items()}
     best = max(priced, key=priced.__getitem__)
-    own = stable - PARAMETERS[Law.STABLE]
+    own = fitted.stable - PARAMETERS[Law.STABLE]
+    free_t = of_rivals[Law.STUDENT_T]
+    if edge:
+        top = _rivals.best_student(sample, _rivals.NU_FREE)
+        nu, free_t = top.parameters[0], top.loglik - sample.log_unit
+    distance = goodness.anderson_darling(Law.STABLE, fitted.parameters, values)
     return Evidence(
         best=best,
         margin=own - priced[best],
         free_t=own - (free_t - PARAMETERS[Law.STUDENT_T]),
-        over_gaussian=priced[best] - (normal - PARAMETERS[Law.GAUSSIAN]),
+        free_nu=nu,
+        over_gaussian=priced[best] - (fitted.gaussian - PARAMETERS[Law.GAUSSIAN]),
+        stable_p=_null.stable_p_value(distance, fitted.parameters[0]),
+        skew_p=skew_p_value(values - fitted.parameters[-1]),
     )
 
 
-def _free_t(sample: Sample) -> float:
-    """ℓ of Student's t with ν ≥ 0.5."""
-    return _rivals.best_student(sample, _rivals.NU_FREE).loglik - sample.log_unit
-
-
-def _column_evidence(values: Floats, location: bool, stable: float, normal: float) -> Evidence:
-    sample = _rivals.prepare(values, location)
+def _column_evidence(column: Floats, location: bool, fitted: _Fitted) -> Evidence:
+    values = column[column != 0].astype(np.float64)
+    sample = _rivals.prepare(column, location)
     tops = {law: best(sample) for law, best in _rivals.MAXIMA.items()}
     of_rivals = {law: top.loglik - sample.log_unit for law, top in tops.items()}
-    free_t = _free_t(sample) if tops[Law.STUDENT_T].edge else of_rivals[Law.STUDENT_T]
-    return _evidence(stable, normal, of_rivals, free_t)
+    student = tops[Law.STUDENT_T]
+    return _evidence(values, fitted, sample, of_rivals, student.parameters[0], student.edge)
 
 
 def stable_vs_gaussian_columns(
@@ -242,19 +292,19 @@ def stable_vs_gaussian_columns(
     fits = fits_from_rows(rows, location)
     size = len(rows)
     fitted = np.isin(rows[:, _fit.CODE].astype(int), _engine.FITTED)
-    ratio, p, adjusted, margin = (np.full(size, np.nan) for _ in range(4))
+    ratio, p, adjusted, margin, stable_p, skew_p = (np.full(size, np.nan) for _ in range(6))
     ratio[fitted] = np.maximum(2 * (rows[fitted, _fit.LOGLIK] - rows[fitted, _fit.GAUSS_LOGLIK]), 0.0)
     p[fitted] = _null.p_value(ratio[fitted], fits.n[fitted], located=location)
     adjusted[fitted] = benjamini_hochberg(p[fitted])
     verdicts = [Verdict.UNDECIDED] * size
     best: list[Law | None] = [None] * size
-    for j in np.flatnonzero(fitted):
+    for j in np.flatnonzero(fitted).tolist():
         evidence = None
         if rivals:
-            logliks = float(rows[j, _fit.LOGLIK]), float(rows[j, _fit.GAUSS_LOGLIK])
-            evidence = _column_evidence(values[:, j], location, *logliks)
+            evidence = _column_evidence(values[:, j], location, _fitted(fits[j], rows[j, _fit.GAUSS_LOGLIK]))
             margin[j], best[j] = evidence.margin, evidence.best
-        verdicts[j], _ = decide(p[j], fits.alpha.low[j], fits.alpha.high[j], evidence)
+            stable_p[j], skew_p[j] = evidence.stable_p, evidence.skew_p
+        verdicts[j], _ = decide(p[j], fits.alpha.value[j], fits.alpha.low[j], fits.alpha.high[j], evidence)
     return Comparisons(
         p_value=p,
         adjusted=adjusted,
@@ -263,8 +313,15 @@ def stable_vs_gaussian_columns(
         stable=fits,
         gaussian=gaussian.fit_columns(values, location=location),
         margin=margin,
+        stable_p=stable_p,
+        skew_p=skew_p,
         best_rival=tuple(best),
     )
+
+
+def _fitted(fit: StableFit, of_gaussian: float) -> _Fitted:
+    mu = 0.0 if fit.location is None else fit.location.value
+    return _Fitted((fit.alpha.value, fit.scale.value, mu), fit.loglik, float(of_gaussian))
 
 
 def _criterion(law: Law, loglik: float, n: float, location: bool) -> Criterion:
@@ -272,12 +329,10 @@ def _criterion(law: Law, loglik: float, n: float, location: bool) -> Criterion:
     return Criterion(law, loglik, k, aic=2.0 * k - 2.0 * loglik, bic=k * math.log(n) - 2.0 * loglik)
 
 
-def _vuong(x: Floats, fit: StableFit, best: RivalFit) -> Vuong | None:
-    mu = 0.0 if fit.location is None else fit.location.value
-    own: Parameters = (fit.alpha.value, fit.scale.value, mu)
+def _vuong(x: Floats, own: Parameters, best: RivalFit) -> Vuong | None:
     d = _laws.logpdf(Law.STABLE, own, x) - _laws.logpdf(best.law, best.parameters, x)
     spread = float(d.std()) * math.sqrt(d.size)
-    if fit.alpha.value == 2.0 or spread == 0.0:
+    if own[0] == 2.0 or spread == 0.0:
         return None
     statistic = float(d.sum() - PARAMETERS[Law.STABLE] + PARAMETERS[best.law]) / spread
     return Vuong(statistic, math.erfc(abs(statistic) / math.sqrt(2.0)), best.law)
@@ -297,21 +352,24 @@ def stable_vs_gaussian(x: ArrayLike, *, location: bool = False, rivals: bool = T
     raise_unfit(both.stable.status[0], "x", float(both.stable.n[0]), values.size)
     fit, normal, p = both.stable[0], both.gaussian[0], float(both.p_value[0])
     found: tuple[RivalFit, ...] = ()
-    evidence, vuong = None, None
+    evidence, vuong, warnings = None, None, fit.warnings
     criteria = [
         _criterion(Law.STABLE, fit.loglik, fit.n, location),
         _criterion(Law.GAUSSIAN, normal.loglik, fit.n, location),
     ]
     if rivals:
-        sample = _rivals.prepare(values, location)
+        used = values[values != 0].astype(np.float64)
+        sample, fitted = _rivals.prepare(values, location), _fitted(fit, normal.loglik)
         found = _rivals.fit_sample(sample)
+        student = found[0]
         of_rivals = {rival.law: rival.loglik for rival in found}
-        free_t = of_rivals[Law.STUDENT_T] if found[0].status is Status.OK else _free_t(sample)
-        evidence = _evidence(fit.loglik, normal.loglik, of_rivals, free_t)
+        evidence = _evidence(used, fitted, sample, of_rivals, student.nu.value, student.status is not Status.OK)
         best = next(rival for rival in found if rival.law is evidence.best)
-        vuong = _vuong(values[values != 0].astype(np.float64), fit, best)
+        vuong = _vuong(used, fitted.parameters, best)
+        if evidence.skew_p < SKEW_BELOW:
+            warnings += (f"{_skewed(evidence)}; every law here is symmetric",)
         criteria += [_criterion(rival.law, rival.loglik, fit.n, location) for rival in found]
-    verdict, reason = decide(p, fit.alpha.low, fit.alpha.high, evidence)
+    verdict, reason = decide(p, fit.alpha.value, fit.alpha.low, fit.alpha.high, evidence)
     return Comparison(
         p_value=p,
         gaussian_rejected=p < REJECT_BELOW,
@@ -324,5 +382,5 @@ def stable_vs_gaussian(x: ArrayLike, *, location: bool = False, rivals: bool = T
         evidence=evidence,
         criteria=tuple(sorted(criteria, key=lambda c: c.aic)),
         vuong=vuong,
-        warnings=fit.warnings,
+        warnings=warnings,
     )

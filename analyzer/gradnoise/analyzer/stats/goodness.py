@@ -154,11 +154,20 @@ def _refits(law: Law, draws: Floats, location: bool) -> Iterator[tuple[Floats, P
 
 
 def _distance(how: Distance, law: Law, parameters: Parameters, x: Floats) -> float:
+    if how is Distance.ANDERSON_DARLING:
+        return anderson_darling(law, parameters, x)
+    sizes = np.sort(np.abs(x - parameters[-1]))
+    n = sizes.size
+    i = np.arange(1, n + 1)
+    below = 1.0 - 2.0 * tail(law, parameters, sizes)
+    return float(max((i / n - below).max(), (below - (i - 1) / n).max()))
+
+
+def anderson_darling(law: Law, parameters: Parameters, x: Floats) -> float:
+    """A² of the sizes |x − μ| against the law with these parameters (internal to the package)."""
     sizes = np.sort(np.abs(x - parameters[-1]))
     n = sizes.size
     i = np.arange(1, n + 1)
     beyond = np.maximum(2.0 * tail(law, parameters, sizes), _LEAST_TAIL)
-    if how is Distance.KOLMOGOROV_SMIRNOV:
-        return float(max((i / n - (1.0 - beyond)).max(), (1.0 - beyond - (i - 1) / n).max()))
     below = np.log(np.maximum(1.0 - beyond, _LEAST_TAIL))
     return float(-n - np.sum((2 * i - 1) / n * (below + np.log(beyond[::-1]))))

@@ -423,9 +423,12 @@ def generalised_gaussian(x: ArrayLike, *, location: bool = False) -> Generalised
 
 
 def gaussian_mixture(x: ArrayLike, *, location: bool = False) -> GaussianMixtureFit:
-    """Mixture of two Gaussians around one location, by accelerated EM from three starts.
+    """Mixture of two Gaussians around one location, by accelerated EM from four starts.
 
-    The log-likelihood is within about 0.01 of its maximum. Arguments and errors as of ``student_t``.
+    Of values heavier-tailed than a Gaussian the log-likelihood is within 0.01 of its maximum in at least 96 % of
+    samples (200 and 1000 values of t₃, Laplace, SαS(1.7), mixtures). Of Gaussian or lighter-tailed values it has many
+    small maxima, spikes in the middle that only chance made: there it is short of the highest by up to 1.5 at
+    location 0, 4.5 with a fitted one. Arguments and errors as of ``student_t``.
     """
     return _mixture(_sample(x, location))
 
