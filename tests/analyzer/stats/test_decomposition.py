@@ -126,3 +126,19 @@ def test_what_it_cannot_read_has_a_status_and_a_reason() -> None:
     result = _decompose(sparse)
     assert result.status is Status.OK
     assert any("mostly zero" in warning for warning in result.warnings)
+
+
+def test_total_and_tail_of_heavy_rows_are_on_one_basis() -> None:
+    rng = np.random.default_rng(9)
+    parts = [_decompose(stable.rvs(1.5, 1.0, (64, 64), rng)) for _ in range(20)]
+    for part in ("total", "tail"):
+        assert np.mean([getattr(p, part).value for p in parts]) == pytest.approx(1 / 1.5 - 0.5, abs=0.008)
+    assert np.mean([p.tail_share.value for p in parts]) == pytest.approx(1.0, abs=0.02)
+    assert any("64 coordinates" in warning for warning in parts[0].warnings)
+
+
+def test_coordinates_that_depend_on_each_other_are_said() -> None:
+    rng = np.random.default_rng(10)
+    mixed = rng.standard_normal((64, 8)) @ rng.standard_normal((8, 200))
+    assert any("independent ones" in warning for warning in _decompose(mixed).warnings)
+    assert not _decompose(rng.standard_normal((64, 200))).warnings

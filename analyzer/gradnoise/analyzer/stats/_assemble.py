@@ -251,13 +251,17 @@ def column_notes(given: Input) -> tuple[str, ...]:
     )
 
 
+def coordinate_notes(given: Input) -> tuple[str, ...]:
+    """That the coordinates are worth few independent ones, where they are."""
+    effective = effective_coordinates(given)
+    if effective >= _FEW_EFFECTIVE:
+        return ()
+    return (f"by their signs the {given.matrix.shape[1]} coordinates are worth {effective:.0f} independent ones",)
+
+
 def row_notes(given: Input) -> tuple[str, ...]:
     """What must be known about coordinates and rows to read a form that fits rows."""
-    notes: tuple[str, ...] = ()
-    effective = effective_coordinates(given)
-    if effective < _FEW_EFFECTIVE:
-        width = given.matrix.shape[1]
-        notes += (f"by their signs the {width} coordinates are worth {effective:.0f} independent ones",)
+    notes = coordinate_notes(given)
     spread = drift.row_spread(given.matrix)
     if spread > ROW_SPREAD:
         notes += (

@@ -5,15 +5,18 @@ heavy tails. Heaviness is measured as **h = 1/α − ½**, the scale on which fo
 scales adds up (Gaussian noise of lognormal(0, s) scales has h → s²/ln m for block sums of m values). Of one noise
 matrix U (draws × coordinates):
 
-- ``total``: h across parameters, over what Gaussian noise of one scale reads there;
+- ``total``: h across parameters, less the bias of that reading: what Gaussian noise of one scale reads above ½, which
+  fades with heaviness;
 - ``scale``: the h that spread of scales alone brings: of simulated Gaussian noise on the scales of these columns, which
   are half moments (mean √|u|)², drawn together until their spread is that beyond sampling error;
 - ``tail``: the h that tails alone bring: standardised, over what standardised Gaussian noise reads, without the bias
   that dividing by estimated scales has;
 - ``remainder`` = total − scale − tail: what the two do together (below 0 where both are large: together they bring less
-  than the sum), and what neither is, as scale and tail that depend on each other.
+  than the sum), and what neither is: scale and tail that depend on each other, and coordinates that do, whose common
+  factor of a row shows within no row.
 
-All intervals resample draws: they are for these coordinates.
+All intervals resample draws: they are for these coordinates, and below 100 of them they cover
+nearer nine times in ten (64 × 64 SαS(1.5): ``total`` 88 %, ``tail`` 85 %, shares 92 %).
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import numpy as np
 from scipy import special
 
 from gradnoise.analyzer.stats import _engine, _fit, _null, forms
+from gradnoise.analyzer.stats._assemble import coordinate_notes
 from gradnoise.analyzer.stats._columns import beyond_sampling, root
 from gradnoise.analyzer.stats._estimate import Estimate, Status, Verdict
 from gradnoise.analyzer.stats._jackknife import GROUPS, T95, standard_error
@@ -53,6 +57,7 @@ _WEIGHT = 1e6
 _VALUES = 1 << 18
 """Simulated values of Gaussian noise on the columns' scales."""
 _FADE = 0.07
+_FEW_COLUMNS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +112,23 @@ def decompose(noise: Contrast | ArrayLike, *, rng: np.random.Generator) -> Decom
     without = np.where(np.isfinite(without), without, units)
     square, squares = beyond_sampling(units, without)
 
-    total = 1.0 / across.alpha.value - 1.0 / across.null_alpha
+    null = 1.0 / across.null_alpha
+    total = float(_heaviness(1.0 / across.alpha.value, null))
     tail = _tail(standard)
     scale, simulation = _simulated(units, square, rng)
     # Replicates about the values; those of the scales by the limit of what was simulated.
-    totals, tails = (form.replicates - form.replicates.mean() + v for form, v in ((across, total), (standard, tail)))
+    totals, tails = (
+        r - r.mean() + v for r, v in ((_heaviness(across.replicates, null), total), (standard.replicates, tail))
+    )
     scales = np.array([_mixture(u, s) for u, s in zip(without, squares, strict=True)])
     scales += scale - scales.mean()
-    warnings: tuple[str, ...] = ()
+    warnings = coordinate_notes(given)
+    if len(units) < _FEW_COLUMNS:
+        warnings += (
+            f"{len(units)} coordinates: below {_FEW_COLUMNS} the intervals of the parts are a little too short",
+        )
     if not present.all():
-        warnings = (f"{int((~present).sum())} of {len(present)} columns are mostly zero and have no scale",)
+        warnings += (f"{int((~present).sum())} of {len(present)} columns are mostly zero and have no scale",)
     reason = ""
     scale_share, tail_share = _none(), _none()
     whole = _estimate(total, totals, rows)
@@ -142,6 +154,13 @@ def decompose(noise: Contrast | ArrayLike, *, rng: np.random.Generator) -> Decom
     )
 
 
+def _heaviness(inverse: ArrayLike, null: float) -> Floats:
+    """1/α − ½ of rows that read ``inverse``, where Gaussian ones read ``null``: what these read above ½ is the bias of
+    the boundary α = 2, which heavier noise has the less of (as ``_tail``'s)."""
+    above = np.asarray(inverse, dtype=np.float64) - null
+    return np.asarray(above + (null - 0.5) * -np.expm1(-np.maximum(above, 0.0) / _FADE))
+
+
 def _tail(standard: FormResult) -> float:
     """The standardised heaviness: 1/α without its jackknife bias, less what is left of that bias.
 
@@ -164,13 +183,13 @@ def _drawn_together(log_scale: Floats, square: float) -> Floats:
 
 
 def _simulated(log_scale: Floats, square: float, rng: np.random.Generator) -> tuple[float, float]:
-    """1/α of rows of Gaussian noise on these scales, less what rows of one scale read; and its simulation error."""
+    """``_heaviness`` of rows of Gaussian noise on these scales, and its simulation error."""
     scales = np.exp(_drawn_together(log_scale, square))
     if (scales == 1.0).all():
         return 0.0, 0.0
     rows = _engine.fit_rows(rng.standard_normal((max(_VALUES // len(scales), GROUPS), len(scales))) * scales)
     inverse = 1.0 / rows[:, _fit.ALPHA]
-    value = float(inverse.mean()) - float(_null.inverse_alpha(len(scales)))
+    value = float(_heaviness(inverse.mean(), float(_null.inverse_alpha(len(scales)))))
     return value, float(inverse.std(ddof=1)) / math.sqrt(len(inverse))
 
 
