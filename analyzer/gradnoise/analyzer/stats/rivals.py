@@ -2,8 +2,8 @@
 
 That a sample is not Gaussian does not make it stable. The rivals here are Student's t with ν ≥ 2, the Laplace law,
 the generalised Gaussian (Laplace is its β = 1, the Gaussian its β = 2), and a mixture of two Gaussians of different
-scale. All are centred at 0, or with ``location=True`` at a fitted location. ``fit_all`` fits the four in about 1 ms at
-n = 1000.
+scale. All are centred at 0, or with ``location=True`` at a fitted location. ``fit_all`` fits the four in about
+1.5 ms at n = 1000.
 
 **ν ≤ 2.** Student's t has a variance only for ν > 2, so ``student_t`` stops at ν = 2, the closed end of the
 finite-variance range: a sample with heavier tails gives ν = 2 and status ``at_boundary``, and its log-likelihood is the
