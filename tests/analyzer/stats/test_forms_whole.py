@@ -49,23 +49,23 @@ def test_pooled_interval_resamples_draws() -> None:
 
 def test_vector_is_exact_for_stable_rows_whatever_their_dependence() -> None:
     rng = np.random.default_rng(4)
-    read = [1 / _vector(stable.rvs(1.5, 1.0, (60, 20), rng)).alpha.value for _ in range(25)]
+    read = [1 / _vector(stable.rvs(1.5, 1.0, (64, 20), rng)).alpha.value for _ in range(25)]
     assert np.mean(read) == pytest.approx(1 / 1.5, abs=4 * np.std(read) / 5)
     # Sub-Gaussian rows √A G, A positive stable(α/2): every projection is SαS, every row is Gaussian.
     alpha = 1.4
     read = []
     for _ in range(25):
-        angle, waiting = rng.uniform(0, math.pi, (60, 1)), rng.exponential(size=(60, 1))
+        angle, waiting = rng.uniform(0, math.pi, (64, 1)), rng.exponential(size=(64, 1))
         h = alpha / 2  # Kanter 1975
         positive = np.sin(h * angle) / np.sin(angle) ** (1 / h) * (np.sin((1 - h) * angle) / waiting) ** ((1 - h) / h)
-        read.append(1 / _vector(np.sqrt(positive) * rng.standard_normal((60, 20))).alpha.value)
+        read.append(1 / _vector(np.sqrt(positive) * rng.standard_normal((64, 20))).alpha.value)
     assert np.mean(read) == pytest.approx(1 / alpha, abs=4 * np.std(read) / 5)
 
 
 def test_vector_of_gaussian_rows_reads_two_whatever_their_covariance() -> None:
     rng, read, covered = np.random.default_rng(5), [], []
     for _ in range(40):
-        mixed = rng.standard_normal((48, 5)) @ rng.standard_normal((5, 40)) * np.exp(rng.normal(size=40))
+        mixed = rng.standard_normal((64, 5)) @ rng.standard_normal((5, 40)) * np.exp(rng.normal(size=40))
         result = _vector(mixed)
         read.append(1 / result.alpha.value)
         covered.append(result.alpha.low <= 2.0 <= result.alpha.high)
@@ -89,27 +89,29 @@ def test_vector_sums_climb_for_finite_variance() -> None:
 
 def test_vector_says_what_it_cannot_read() -> None:
     rng = np.random.default_rng(7)
-    rows = rng.standard_normal((40, 8))
-    short = _vector(contrasts.pair(rows[:30]))
+    rows = rng.standard_normal((80, 8))
+    short = _vector(contrasts.pair(rows))
     assert short.status is Status.TOO_FEW_DRAWS
-    assert "15" in short.reason
+    assert "40 finite noise rows, at least 64" in short.reason
     result = _vector(rows)
     assert result.status in (Status.OK, Status.AT_BOUNDARY)
     assert result.sums[1].alpha is None
     assert "at least 16" in result.sums[1].reason
+    assert any("80 rows" in warning for warning in result.warnings)
+    assert not _vector(rng.standard_normal((128, 8))).warnings
     rows[5:30] = 0
-    assert "15 disjoint rows" in _vector(rows).reason
-    assert _vector(np.zeros((40, 8))).status is Status.ALL_ZERO
-    assert _vector(np.ones((40, 8))).status is Status.DEGENERATE
-    assert _vector(np.tile([[1.0], [-1.0]], (20, 8))).status is Status.DEGENERATE
+    assert "55 disjoint rows" in _vector(rows).reason
+    assert _vector(np.zeros((64, 8))).status is Status.ALL_ZERO
+    assert _vector(np.ones((64, 8))).status is Status.DEGENERATE
+    assert _vector(np.tile([[1.0], [-1.0]], (32, 8))).status is Status.DEGENERATE
     # Differences share draws: only every second row counts.
-    assert _vector(contrasts.difference(rng.standard_normal((34, 8)))).sums[0].sums == 17 // 2
+    assert _vector(contrasts.difference(rng.standard_normal((130, 8)))).sums[0].sums == 65 // 2
     for form in (forms.pooled, _vector):
         with pytest.raises(InvalidInput, match="noise"):
             form(np.ones(5))
-        assert form(np.empty((50, 0))).status is Status.TOO_FEW_VALUES
-    assert forms.pooled(rows[:9]).status is Status.TOO_FEW_DRAWS
-    assert forms.pooled(np.eye(12)).status is Status.TOO_FEW_VALUES
+        assert form(np.empty((70, 0))).status is Status.TOO_FEW_VALUES
+    assert forms.pooled(rows[:29]).status is Status.TOO_FEW_DRAWS
+    assert forms.pooled(np.eye(40)[:, :20]).status is Status.TOO_FEW_VALUES
 
 
 def test_vector_scale_and_generator() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradnoise.analyzer.stats import _engine, _fit, _null, sketch
-from gradnoise.analyzer.stats._assemble import MIN_ROWS, MIN_SUMS, nothing, refuse, result
+from gradnoise.analyzer.stats._assemble import MIN_SUMS, column_notes, nothing, refuse, result
 from gradnoise.analyzer.stats._estimate import MIN_VALUES, Status
 from gradnoise.analyzer.stats._form_result import SumResult
 from gradnoise.analyzer.stats._jackknife import GROUPS, alpha_estimate
@@ -24,18 +24,22 @@ if TYPE_CHECKING:
     from gradnoise.analyzer.stats._reading import Ints, Matrix
     from gradnoise.analyzer.stats.contrasts import Contrast
 
+MIN_ROWS_POOLED = MIN_VALUES
+"""Fewest noise rows."""
+
 
 def pooled(noise: Contrast | ArrayLike) -> FormResult:
     """SαS index of all values u_kj as one sample, which is what the code of Simsekli et al. 2019 and Zhou et al. 2020
     feeds its estimator (``estimators.mmo`` is that estimator, and depends on their order besides).
 
     Scales of coordinates *and* of draws read as tail: rejecting the Gaussian law here says nothing about a coordinate,
-    and the test takes values as independent, which a warning says. Needs 10 noise rows and 30 non-zero values. Values
+    and the test takes values as independent, which a warning says. Needs 30 noise rows and 30 non-zero values. Values
     are counted in cells of 0.8 % (``sketch``), by which α changes by less than a hundredth of its standard error. The
-    interval is a delete-a-group jackknife over draws.
+    interval is a delete-a-group jackknife over draws: where these share a heavy-tailed factor (sub-Gaussian rows,
+    α = 1.5) it covers 81 % at 30 rows, 90 % at 64 and 99 % at 128, and below 100 rows a warning says so.
     """
     given = prepare(noise)
-    if (refusal := refuse("pooled", given, MIN_ROWS)) is not None:
+    if (refusal := refuse("pooled", given, MIN_ROWS_POOLED)) is not None:
         return refusal
     effective = effective_coordinates(given)
     core = _core(given.matrix, given.group, effective)
@@ -69,7 +73,10 @@ def pooled(noise: Contrast | ArrayLike) -> FormResult:
         "maximum likelihood on all values in cells of 0.8 %; delete-a-group jackknife over draws",
         "σ̂ of all values; interval by jackknife over draws",
         width=given.matrix.size,
-        warnings=("values are pooled over coordinates and draws: a spread of scales over either reads as tail",),
+        warnings=(
+            "values are pooled over coordinates and draws: a spread of scales over either reads as tail",
+            *column_notes(given),
+        ),
     )
 
 
