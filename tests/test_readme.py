@@ -130,7 +130,9 @@ def test_the_code_of_the_statistics_page_says_what_the_page_says(capsys: pytest.
     together, shares, of_sketch = capsys.readouterr().out.splitlines()
     assert together.startswith("scale_mixture - ")
     scale, tail, spread = map(float, shares.split())
-    assert (scale, tail, spread) == (pytest.approx(1, abs=0.1), pytest.approx(0, abs=0.05), pytest.approx(1, abs=0.1))
+    assert scale == pytest.approx(1, abs=0.1)
+    assert tail == pytest.approx(0, abs=0.05)
+    assert spread == pytest.approx(1, abs=0.1)
     assert float(of_sketch) == pytest.approx(2, abs=0.01)
 
 

@@ -148,7 +148,7 @@ def test_the_full_plan_reads_more_forms_and_takes_the_heaviness_apart() -> None:
     assert across.verdict == "scale_mixture"
     assert across.scale_share_low <= 1 <= across.scale_share_high
     assert abs(across.tail_share) < 0.05
-    assert across.heaviness == pytest.approx(1 / across.alpha - 1 / across.null_alpha, rel=1e-6)
+    assert across.heaviness == pytest.approx(1 / across.alpha - 1 / across.null_alpha, abs=0.01)
     assert across.log_scale_sd == pytest.approx(1.0, abs=0.1)
     assert row(report, "w", "pooled").alpha == pytest.approx(across.alpha, abs=0.05)
     for form in ("vector", "projection"):

@@ -387,16 +387,13 @@ def fit_vector(values: NDArray[np.float64], *, location: bool) -> FitReport:
     """
     comparison = compare.stable_vs_gaussian(values, location=location)
     stable, gaussian = comparison.stable, comparison.gaussian
-    found: list[tuple[str, str, Estimate, Status]] = [
+    found: list[tuple[str, str, Estimate | None, Status]] = [
         ("stable", "alpha", stable.alpha, stable.status),
         ("stable", "scale", stable.scale, stable.status),
+        ("stable", "location", stable.location, stable.status),
         ("gaussian", "sd", gaussian.std, gaussian.status),
+        ("gaussian", "mean", gaussian.location, gaussian.status),
     ]
-    if stable.location is not None and gaussian.location is not None:
-        found += [
-            ("stable", "location", stable.location, stable.status),
-            ("gaussian", "mean", gaussian.location, gaussian.status),
-        ]
     for rival in comparison.rivals:
         estimates = ((field.name, getattr(rival, field.name)) for field in fields(rival))
         found += [(rival.law, name, value, rival.status) for name, value in estimates if isinstance(value, Estimate)]
@@ -428,5 +425,6 @@ def fit_vector(values: NDArray[np.float64], *, location: bool) -> FitReport:
                 warnings=(*estimate.warnings, *comparison.warnings),
             )
             for law, parameter, estimate, status in found
+            if estimate is not None
         )
     )

@@ -43,8 +43,8 @@ class Plan(StrEnum):
     LIVE = "live"
     """Three forms: fits, jackknife intervals, the calibrated test, sums of 4 and of 16 draws."""
     FULL = "full"
-    """Three forms more, the test of the stable law itself, the heaviness across parameters taken apart, and what
-    skewness and serial dependence say. About three times the time."""
+    """Three forms more, the test of the stable law itself, the heaviness across parameters taken apart, and a warning
+    of serial dependence. About three times the time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
         "tail", parents=[common], help="print a run's tail indices, by window, parameter group and form"
     )
     parser.add_argument("name", metavar="RUN", help="a run id, or a dump's path")
-    parser.add_argument("--form", choices=_FORMS, help="only this form")
+    parser.add_argument("--form", choices=_FORMS, help="only this form; the last three are of the full plan")
     parser.add_argument("--group", help="only this parameter group; '*' is the whole model")
     parser.add_argument("--steps", type=steps, metavar="A:B", help="only windows that overlap these steps")
     parser.add_argument("--follow", "-f", action="store_true", help="go on with new rows as windows are analysed")
@@ -73,9 +73,13 @@ def _from_dump(args: argparse.Namespace, path: Path) -> int:
             dump.info.group(args.group)
         except KeyError as error:
             raise CommandError(Exit.FAILED, error.args[0]) from None
+    from gradnoise.analyzer.analysis import AnalysisOptions, Plan
     from gradnoise.analyzer.batch import analyse_dump, follow_dump
+    from gradnoise.wire.results import FORMS
 
-    rows = _matching(args, follow_dump(dump) if args.follow else analyse_dump(dump, steps=args.steps))
+    options = AnalysisOptions(Plan.LIVE if args.form in (None, *FORMS) else Plan.FULL)
+    tables = follow_dump(dump, options) if args.follow else analyse_dump(dump, options, steps=args.steps)
+    rows = _matching(args, tables)
     if args.follow:
         _follow(args, rows)
         examine(dump)  # following does not judge: what is unfinished may still be finished

@@ -271,7 +271,7 @@ def test_zeros_are_left_out_and_said(name: str) -> None:
     with_zeros = rng.permutation(np.concatenate([x, np.zeros(1000)]))
     found = ALL[name](with_zeros)
     assert found.zeros == pytest.approx(0.2)
-    assert any("0.2 of the values are exactly 0" in warning for warning in found.warnings)
+    assert any("20.0% of the values are exactly 0" in warning for warning in found.warnings)
     assert found.n == 4000
     if name == "block_sum":
         assert found.value == pytest.approx(1.5, abs=4 * found.se)

@@ -120,7 +120,7 @@ def test_zeros_are_evidence() -> None:
     x = np.random.default_rng(7).normal(size=400)
     x[::4] = 0
     for test in normality.tests(x):
-        assert any("0.25 of the values are exactly 0" in warning for warning in test.warnings)
+        assert any("25.0% of the values are exactly 0" in warning for warning in test.warnings)
     assert normality.anderson_darling(x).p_value < 1e-6
     assert normality.chi_square(x).p_value < 1e-12
 

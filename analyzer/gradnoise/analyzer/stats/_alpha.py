@@ -68,7 +68,7 @@ def require_count(n: float, total: int, least: int = MIN_VALUES, name: str = "x"
 
 def zeros_warning(zeros: float) -> tuple[str, ...]:
     """The warning of estimators that leave zeros out."""
-    return (f"{zeros:.3g} of the values are exactly 0 and were left out",) if zeros > 0 else ()
+    return (f"{zeros:.1%} of the values are exactly 0 and were left out",) if zeros > 0 else ()
 
 
 def range_warning(alpha: float) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from gradnoise.analyzer.stats._estimate import (
     DegenerateValues,
     Estimate,
     InvalidInput,
+    as_generator,
 )
 from gradnoise.analyzer.stats._series import draw_matrix, log_magnitude, mean_acf, standardised
 
@@ -103,6 +104,7 @@ def block_bootstrap(
         raise InvalidInput(f"block: expected a mean block length from 1 to the number of draws, {n}, got {block!r}")
     if not (isinstance(replicates, int | np.integer) and replicates >= 100):
         raise InvalidInput(f"replicates: expected a whole number from 100, got {replicates!r}")
+    as_generator(rng)
     value = np.asarray(statistic(values), dtype=np.float64)
     found = np.array([statistic(values[_stationary_rows(n, block, rng)]) for _ in range(replicates)], dtype=np.float64)
     finite = np.isfinite(found.reshape(replicates, -1)).all(axis=1)

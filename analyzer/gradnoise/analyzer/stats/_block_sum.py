@@ -18,7 +18,15 @@ from gradnoise.analyzer.stats._alpha import (
     require_finite,
     zeros_warning,
 )
-from gradnoise.analyzer.stats._estimate import MIN_VALUES, Z95, AllZero, DegenerateValues, InvalidInput, TooFewValues
+from gradnoise.analyzer.stats._estimate import (
+    MIN_VALUES,
+    Z95,
+    AllZero,
+    DegenerateValues,
+    InvalidInput,
+    TooFewValues,
+    as_generator,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -74,7 +82,7 @@ def mmo(x: ArrayLike) -> AlphaEstimate:
     method = f"block sums of {m} values, published code"
     warnings: tuple[str, ...] = ()
     if zeros > 0:
-        warnings += (f"{zeros:.3g} of the values are exactly 0 and enter as ln {_EPS:.2g}: the estimate is too low",)
+        warnings += (f"{zeros:.1%} of the values are exactly 0 and enter as ln {_EPS:.2g}: the estimate is too low",)
     if m == 1:
         warnings += (f"N = {n} is prime: the block length is 1 and the estimator divides by ln 1; drop a few values",)
         nan = math.nan
@@ -126,6 +134,9 @@ def block_sum(x: ArrayLike, m: int | None = None, *, rng: np.random.Generator) -
     n = int(keep.sum())
     require_count(n, len(values))
     zeros = 1.0 - n / len(values)
+    if (values[keep] == values[keep][0]).all():
+        raise DegenerateValues(f"x: all {n} values (zeros aside) are equal; a constant has no law to estimate")
+    rng = as_generator(rng)
     length = math.isqrt(n) if m is None else m
     if not (isinstance(length, int | np.integer) and 2 <= length <= n // _LEAST_BLOCKS):
         raise InvalidInput(

@@ -122,25 +122,42 @@ class NoConvergence(StatsError):
     status = Status.NO_CONVERGENCE
 
 
-def as_real(values: object, name: str, dimensions: int) -> np.ndarray[Any, np.dtype[Any]]:
-    """``values`` as a real array of ``dimensions`` dimensions: float32 and float64 kept, other numbers made float64.
+_HINTS = {"Contrast": "pass its .noise", "Sketch": "use sketch.finalize, or sketch.values with weights"}
 
-    Raises ``InvalidInput`` naming the argument for text, objects, complex numbers and wrong dimensions.
+
+def as_generator(rng: object) -> np.random.Generator:
+    """``rng`` if it is a numpy random generator. Raises ``InvalidInput``."""
+    if not isinstance(rng, np.random.Generator):
+        raise InvalidInput(f"rng: expected a numpy.random.Generator, got {rng!r}; pass numpy.random.default_rng(seed)")
+    return rng
+
+
+def as_numbers(values: object, name: str) -> np.ndarray[Any, np.dtype[Any]]:
+    """``values`` as a real array: float32 and float64 kept, other numbers made float64.
+
+    Raises ``InvalidInput`` naming the argument for text, objects, complex numbers and masked values.
     """
+    if np.ma.is_masked(values):
+        raise InvalidInput(f"{name}: expected numbers, got an array with masked values; pass {name}.compressed()")
     try:
         array = np.asarray(values)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(
-            f"{name}: expected numbers in {dimensions} dimension(s), got something numpy cannot read: {error}"
-        ) from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInput(f"{name}: expected numbers, got something numpy cannot read: {error}") from None
+    if array.dtype.kind == "O" and array.ndim == 0:
+        kind = type(values).__name__
+        raise InvalidInput(f"{name}: expected an array of numbers, got {kind}; {_HINTS.get(kind, 'convert it first')}")
     if array.dtype.kind not in "fiub":
         raise InvalidInput(
             f"{name}: expected real numbers, got an array of dtype {array.dtype}; convert it to float64 first"
         )
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+
+
+def as_real(values: object, name: str, dimensions: int) -> np.ndarray[Any, np.dtype[Any]]:
+    """``as_numbers`` of ``dimensions`` dimensions; another shape raises ``InvalidInput``."""
+    array = as_numbers(values, name)
     if array.ndim != dimensions:
         raise InvalidInput(f"{name}: expected {dimensions} dimension(s), got shape {array.shape}")
-    if array.dtype not in (np.float32, np.float64):
-        array = array.astype(np.float64)
     return array
 
 

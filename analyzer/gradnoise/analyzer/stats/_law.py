@@ -10,7 +10,7 @@ import numpy as np
 
 from gradnoise.analyzer.stats._cumulative import mass, tails, upper_points
 from gradnoise.analyzer.stats._density import log_densities, scores
-from gradnoise.analyzer.stats._estimate import InvalidInput
+from gradnoise.analyzer.stats._estimate import InvalidInput, as_generator, as_numbers
 from gradnoise.analyzer.stats._table import ALPHA_MIN, table
 
 if TYPE_CHECKING:
@@ -53,19 +53,8 @@ class _Points:
         return float(result) if result.dtype == np.float64 else result[()]
 
 
-def _real(values: object, name: str) -> np.ndarray[Any, np.dtype[Any]]:
-    """``values`` as a float64 array, or float32 if they are that."""
-    try:
-        array = np.asarray(values)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{name}: expected numbers, got something numpy cannot read: {error}") from None
-    if array.dtype.kind not in "fiub":
-        raise InvalidInput(f"{name}: expected real numbers, got {array.dtype} values; convert them to float64 first")
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
-
-
 def _parameters(alpha: ArrayLike, scale: ArrayLike) -> tuple[Floats, Floats]:
-    a, s = (_real(v, name).astype(np.float64) for v, name in ((alpha, "alpha"), (scale, "scale")))
+    a, s = (as_numbers(v, name).astype(np.float64) for v, name in ((alpha, "alpha"), (scale, "scale")))
     if not ((a >= ALPHA_MIN) & (a <= 2.0)).all():
         raise InvalidInput(f"alpha: expected values in [{ALPHA_MIN}, 2], got {alpha!r}")
     if not ((s > 0) & np.isfinite(s)).all():
@@ -74,7 +63,7 @@ def _parameters(alpha: ArrayLike, scale: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _points(x: ArrayLike, name: str, alpha: ArrayLike, scale: ArrayLike) -> _Points:
-    values = _real(x, name)
+    values = as_numbers(x, name)
     a, s = _parameters(alpha, scale)
     try:
         shape = np.broadcast_shapes(values.shape, a.shape, s.shape)
@@ -196,8 +185,7 @@ def rvs(
     X = sin(αθ)/cos(θ)^{1/α} · (cos((1−α)θ)/W)^{(1−α)/α}.
     """
     a, s = _parameters(alpha, scale)
-    if rng is None:
-        raise InvalidInput("rng: expected a numpy.random.Generator, got None; pass numpy.random.default_rng(seed)")
+    rng = as_generator(rng)
     shape = np.broadcast_shapes(a.shape, s.shape) if size is None else size
     try:
         np.broadcast_to(np.broadcast_to(0, np.broadcast_shapes(a.shape, s.shape)), shape)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,9 +30,12 @@ if TYPE_CHECKING:
 
     from gradnoise.analyzer.stats._estimate import Floats
 
+Matrix = np.ndarray[Any, np.dtype[Any]]
+
 _METHOD = "maximum likelihood; interval by profile likelihood, cut at 0.5 and 2"
 _METHOD_WALD = "maximum likelihood; interval from the observed information on the log scale"
 _REFERENCE = "DuMouchel 1973"
+_OFF_CENTRE = 4.0  # standard errors by which signs may be out of balance
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +95,8 @@ class StableFits:
 
 def _warnings(status: Status, alpha: float, zeros: float) -> tuple[str, ...]:
     found = []
-    if zeros > 0:
-        found.append(f"{zeros:.3g} of the values are exactly 0; the law is fitted to the others")
+    if zeros > 0 and status is not Status.ALL_ZERO:
+        found.append(f"{zeros:.1%} of the values are exactly 0; the law is fitted to the others")
     if status is Status.AT_BOUNDARY and alpha <= ALPHA_MIN:
         found.append(f"alpha is at the table's lower end, {ALPHA_MIN}: the data are heavier-tailed than that")
     return tuple(found)
@@ -181,7 +186,18 @@ def fit(x: ArrayLike, weights: ArrayLike | None = None, *, location: bool = Fals
     rows = _engine.fit_rows(values[None, :], w, located=location, intervals=True)
     fits = fits_from_rows(rows, location)
     raise_unfit(fits.status[0], "x", float(fits.n[0]), values.size)
-    return fits[0]
+    one = fits[0]
+    return one if location else dataclasses.replace(one, warnings=one.warnings + off_centre(values, w))
+
+
+def off_centre(values: Matrix, weights: Floats) -> tuple[str, ...]:
+    """Return the warning that values do not lie about 0, by their signs, if they do not (internal to the package)."""
+    w = weights if weights.size else np.ones(values.size)
+    positive, negative = float(w[values > 0].sum()), float(w[values < 0].sum())
+    if abs(positive - negative) <= _OFF_CENTRE * math.sqrt(positive + negative):
+        return ()
+    share = positive / (positive + negative)
+    return (f"{share:.0%} of the values are positive: they do not lie about 0; pass location=True",)
 
 
 def fit_columns(

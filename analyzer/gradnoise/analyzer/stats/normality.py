@@ -202,7 +202,7 @@ def _standardised(values: np.ndarray[Any, np.dtype[Any]]) -> tuple[Floats, list[
 
 
 def _zeros(share: float) -> tuple[str, ...]:
-    return (f"{share:.3g} of the values are exactly 0; they are kept, as evidence",) if share > 0 else ()
+    return (f"{share:.1%} of the values are exactly 0; they are kept, as evidence",) if share > 0 else ()
 
 
 def _columns(
