@@ -22,7 +22,7 @@ def test_pooled_is_the_fit_of_all_values() -> None:
         assert result.rows_used == 60
         assert result.tested == 1
         tiny = forms.pooled(noise * np.float32(1e-25))
-        assert tiny.alpha.value == pytest.approx(result.alpha.value, abs=1e-6)
+        assert tiny.alpha.value == pytest.approx(result.alpha.value, abs=1e-4)
 
 
 def test_pooled_reads_scales_of_coordinates_and_of_draws_as_tail() -> None:

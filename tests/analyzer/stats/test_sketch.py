@@ -60,7 +60,8 @@ def test_counts_are_of_truncated_patterns(x: Any) -> None:
     assert (np.diff(values) >= 0).all()
     finite = np.sort(x[np.isfinite(x)]).astype(np.float64)
     near = np.repeat(values, weights.astype(int))
-    np.testing.assert_allclose(near, finite, rtol=2**-8, atol=2.0**-132)
+    np.testing.assert_allclose(near, finite, rtol=2**-7, atol=2.0**-132)
+    assert s.inexact == np.count_nonzero(x.view(np.uint32) & 0xFFFF)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32, np.bool_])
@@ -109,10 +110,25 @@ def test_fit_is_that_of_the_values(alpha: float) -> None:
     assert stable.fit(values, weights).alpha.value == pytest.approx(fit.alpha.value, abs=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_bfloat16_numbers_stay_what_they_are(share: float) -> None:
+    rng = np.random.default_rng(46)
+    x = np.asarray(stable.rvs(1.7, 1.0, 200_000, rng)).astype(np.float32)
+    coarse = rng.random(x.size) >= share
+    x[coarse] = (x.view(np.uint32)[coarse] & 0xFFFF0000).view(np.float32)
+    x[:5000] = 0
+    fit, exact = finalize(of(x)), stable.fit(x)
+    assert fit.alpha.value == pytest.approx(exact.alpha.value, abs=1e-4)
+    assert fit.scale.value == pytest.approx(exact.scale.value, rel=1e-7 if share == 0 else 1e-4)
+    if share == 0:
+        whole = np.arange(-100.0, 101.0)
+        np.testing.assert_array_equal(sketch.values(of(whole))[0], whole)
+
+
 def test_a_thousand_million_values() -> None:
     rng = np.random.default_rng(43)
     s = of(np.asarray(stable.rvs(1.6, 1.0, 1_000_000, rng)))
-    many = Sketch(1000 * s.counts)
+    many = Sketch(1000 * s.counts, 1000 * s.inexact)
     fit, one = finalize(many), finalize(s)
     assert fit.n == 1e9
     assert fit.status is Status.OK
@@ -159,4 +175,9 @@ def test_what_is_no_number(x: Any) -> None:
 @pytest.mark.parametrize("counts", [np.zeros(10, dtype=np.int64), np.zeros(65536), [0] * 65536])
 def test_counts_of_the_wrong_shape(counts: Any) -> None:
     with pytest.raises(InvalidInput, match=r"counts: expected an int64 array of shape \(65536,\)"):
-        Sketch(counts)
+        Sketch(counts, np.zeros(1, dtype=np.int64))
+
+
+def test_inexact_of_the_wrong_shape() -> None:
+    with pytest.raises(InvalidInput, match=r"inexact: expected an int64 array of shape \(1,\)"):
+        Sketch(zero().counts, np.zeros(2, dtype=np.int64))

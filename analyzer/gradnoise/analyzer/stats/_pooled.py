@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,8 +82,9 @@ def pooled(noise: Contrast | ArrayLike) -> FormResult:
 
 
 def _core(matrix: Matrix, group: Ints, effective: float) -> Core:
-    # In units of the largest value nothing leaves the range of the sketch's cells but what is 1e-38 of it.
-    unit = float(np.abs(matrix).max()) or 1.0
+    # In units of the largest value nothing leaves the range of the sketch's cells but what is 1e-38 of it. A power of
+    # two keeps bfloat16 numbers what they are.
+    unit = math.ldexp(1.0, math.frexp(float(np.abs(matrix).max()))[1] - 1)
     parts = [sketch.update(sketch.zero(), matrix[group == g] / unit) for g in range(GROUPS)]
     whole = functools.reduce(sketch.merge, parts)
     row = _fitted(whole, MIN_VALUES, None)
@@ -94,7 +96,7 @@ def _core(matrix: Matrix, group: Ints, effective: float) -> Core:
     replicates, log_scales = np.full(GROUPS, 1.0 / row[_fit.ALPHA]), np.full(GROUPS, row[_fit.LOG_SCALE])
     for g, part in enumerate(parts):
         if part.n:
-            again = _fitted(sketch.Sketch(whole.counts - part.counts), 2, start)
+            again = _fitted(sketch.Sketch(whole.counts - part.counts, whole.inexact - part.inexact), 2, start)
             if int(again[_fit.CODE]) in _engine.FITTED:
                 replicates[g], log_scales[g] = 1.0 / again[_fit.ALPHA], again[_fit.LOG_SCALE]
     n = row[_fit.N_USED]

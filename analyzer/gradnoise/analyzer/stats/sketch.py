@@ -3,7 +3,9 @@
 The upper 16 bits of a float32 are its sign, its exponent and seven bits of its mantissa: 128 cells an octave, of every
 magnitude that float32 has, fixed once and for all. So counts of two samples add, in any order and on any machine, and a
 law fitted to the counts is that of the values up to the width of a cell. Truncated, not rounded: rounding would carry
-the largest float32 values to infinity.
+the largest float32 values to infinity. A value of a cell lies in its middle on average, but the gradients of a network
+trained in bfloat16 lie at its lower edge: how many values are not bfloat16 numbers is counted too, and a cell stands
+for the point that share of the way from its edge to its middle.
 
     s = zero()
     for chunk in chunks:
@@ -52,14 +54,18 @@ class Sketch:
 
     counts: np.ndarray[Any, np.dtype[np.int64]]
     """(65536,) int64, by pattern: sign bit, 8 bits of exponent, 7 of mantissa."""
+    inexact: np.ndarray[Any, np.dtype[np.int64]]
+    """(1,) int64: the number of values, of every kind, that are no bfloat16 numbers."""
 
     def __post_init__(self) -> None:
-        counts = self.counts
-        if not (isinstance(counts, np.ndarray) and counts.shape == (CELLS,) and counts.dtype == np.int64):
-            raise InvalidInput(f"counts: expected an int64 array of shape ({CELLS},), got {_described(counts)}")
+        for name, array, length in (("counts", self.counts, CELLS), ("inexact", self.inexact, 1)):
+            if not (isinstance(array, np.ndarray) and array.shape == (length,) and array.dtype == np.int64):
+                raise InvalidInput(f"{name}: expected an int64 array of shape ({length},), got {_described(array)}")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sketch) and np.array_equal(self.counts, other.counts)
+        if not isinstance(other, Sketch):
+            return False
+        return np.array_equal(self.counts, other.counts) and bool(self.inexact == other.inexact)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -85,13 +91,16 @@ class Sketch:
 
 def zero() -> Sketch:
     """The sketch of no values: the identity of ``merge``."""
-    return Sketch(np.zeros(CELLS, dtype=np.int64))
+    return Sketch(np.zeros(CELLS, dtype=np.int64), np.zeros(1, dtype=np.int64))
 
 
 @kernel
-def _count(bits: Any, counts: Any) -> None:
+def _count(bits: Any, counts: Any, inexact: Any) -> None:
+    odd = 0
     for i in range(bits.size):
         counts[bits[i] >> np.uint32(16)] += 1
+        odd += (bits[i] & np.uint32(0xFFFF)) != 0
+    inexact[0] += odd
 
 
 def update(sketch: Sketch, x: ArrayLike, *, out: Sketch | None = None) -> Sketch:
@@ -110,34 +119,35 @@ def update(sketch: Sketch, x: ArrayLike, *, out: Sketch | None = None) -> Sketch
             f"x: expected real numbers, got an array of dtype {array.dtype}; convert it to float32 first"
         )
     if out is None:
-        out = Sketch(sketch.counts.copy())
+        out = Sketch(sketch.counts.copy(), sketch.inexact.copy())
     elif out is not sketch:
         out.counts[:] = sketch.counts
+        out.inexact[:] = sketch.inexact
     if array.dtype == np.float32 and (array.flags.c_contiguous or array.flags.f_contiguous):
-        _count(array.ravel(order="K").view(np.uint32), out.counts)
+        _count(array.ravel(order="K").view(np.uint32), out.counts, out.inexact)
     elif array.size:
         chunks = np.nditer(
             array, ["buffered", "external_loop"], op_dtypes=[np.float32], casting="unsafe", order="K", buffersize=_CHUNK
         )
         with np.errstate(over="ignore"):
             for chunk in chunks:
-                _count(np.asarray(chunk).view(np.uint32), out.counts)
+                _count(np.asarray(chunk).view(np.uint32), out.counts, out.inexact)
     return out
 
 
 def merge(a: Sketch, b: Sketch) -> Sketch:
     """The sketch of the values of both: associative, commutative, ``zero()`` the identity; the arguments stay."""
-    return Sketch(a.counts + b.counts)
+    return Sketch(a.counts + b.counts, a.inexact + b.inexact)
 
 
 def values(sketch: Sketch) -> tuple[Floats, Floats]:
-    """The finite cells that hold anything, as values (the middles of cells, 0 for zeros, ascending) and weights
+    """The finite cells that hold anything, as values (a point of each cell, 0 for zeros, ascending) and weights
     (counts): what every estimator that takes weights can use."""
     patterns = np.flatnonzero(sketch.counts)
     patterns = patterns[(patterns & (_MAGNITUDES - 1)) < _NON_FINITE]
-    middles = _middles(patterns)
-    order = np.argsort(middles, kind="stable")
-    return middles[order], sketch.counts[patterns][order].astype(np.float64)
+    points = _points(patterns, sketch)
+    order = np.argsort(points, kind="stable")
+    return points[order], sketch.counts[patterns][order].astype(np.float64)
 
 
 def finalize(sketch: Sketch) -> StableFit:
@@ -159,18 +169,21 @@ def finalize(sketch: Sketch) -> StableFit:
     cells = np.flatnonzero(counts)
     if used and (cells > 0).sum() == 1:
         raise DegenerateValues(f"sketch: all {used} non-zero values lie in one cell; they carry no law")
-    rows = _engine.fit_rows(_middles(cells)[None, :], counts[cells].astype(np.float64), intervals=True, least=2)
+    rows = _engine.fit_rows(_points(cells, sketch)[None, :], counts[cells].astype(np.float64), intervals=True, least=2)
     fits = fits_from_rows(rows, located=False)
     raise_unfit(fits.status[0], "sketch", float(fits.n[0]), total)
     fit = fits[0]
     return dataclasses.replace(fit, alpha=dataclasses.replace(fit.alpha, method=f"{fit.alpha.method}; of a sketch"))
 
 
-def _middles(patterns: np.ndarray[Any, np.dtype[Any]]) -> Floats:
-    """The middle of each cell; 0 for the two cells around 0."""
-    middles = ((patterns.astype(np.uint32) << 16) | np.uint32(0x8000)).view(np.float32).astype(np.float64)
-    middles[(patterns & (_MAGNITUDES - 1)) == 0] = 0.0
-    return middles
+def _points(patterns: np.ndarray[Any, np.dtype[Any]], sketch: Sketch) -> Floats:
+    """The point that each cell stands for, between its lower edge and its middle; 0 for the two cells around 0."""
+    used = sketch.n - sketch.zeros
+    low = patterns.astype(np.uint32) << 16
+    edges, middles = (bits.view(np.float32).astype(np.float64) for bits in (low, low | np.uint32(0x8000)))
+    points = edges + min(int(sketch.inexact[0]) / max(used, 1), 1.0) * (middles - edges)
+    points[(patterns & (_MAGNITUDES - 1)) == 0] = 0.0
+    return np.asarray(points)
 
 
 def _described(value: object) -> str:
