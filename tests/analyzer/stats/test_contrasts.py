@@ -204,3 +204,13 @@ def test_noise_that_lies_off_its_centre_is_said() -> None:
     assert not contrasts.full(symmetric, np.zeros(50)).warnings  # zeros do not count, dead columns neither
     assert any("atom" in warning for warning in contrasts.mean(symmetric).warnings)  # now they lie off 0
     assert not contrasts.full(np.ones((3, 2)), np.ones(2)).warnings
+
+
+def test_more_draws_than_one_pass_holds_are_said() -> None:
+    draws = np.random.default_rng(30).normal(size=(30, 4))
+    for make in (contrasts.mean, contrasts.ema):
+        for batch_size, said in ((2, False), (12, True)):
+            c = make(draws, minibatches=Minibatches(60, batch_size, Replacement.EPOCH))
+            assert any("more than one pass" in warning for warning in c.warnings) is said
+        c = make(draws, minibatches=Minibatches(60, 12, Replacement.WITHOUT))
+        assert not any("one pass" in warning for warning in c.warnings)

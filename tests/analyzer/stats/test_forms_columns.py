@@ -156,3 +156,11 @@ def test_common_scale_of_rows() -> None:
     for form in (forms.across_parameter, forms.standardized):
         assert any("from row to row" in warning for warning in form(common * noise).warnings)
         assert not any("from row to row" in warning for warning in form(noise).warnings)
+
+
+def test_the_spread_of_few_rows_is_warned_of() -> None:
+    rng = np.random.default_rng(13)
+    for rows, said in ((64, True), (128, False)):
+        over = forms.per_parameter(stable.rvs(1.6, 1.0, (rows, 20), rng)).over_columns
+        assert over is not None
+        assert any("too small" in warning for warning in over.spread.warnings) is said

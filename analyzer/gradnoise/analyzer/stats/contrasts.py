@@ -53,7 +53,8 @@ class Replacement(enum.StrEnum):
     WITHOUT = "without"
     """The examples of one minibatch differ; minibatches are independent of each other."""
     EPOCH = "epoch"
-    """Minibatches are successive slices of one shuffled pass: no two of them share an example."""
+    """Minibatches are successive slices of one shuffled pass: no two of them share an example. (Of draws of several
+    passes ``pair`` and ``difference`` compare neighbours, which are nearly all of one; ``mean`` and ``ema`` warn.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,19 @@ def _finite(
 
 def _factor(minibatches: Minibatches | None, *, cancels: bool) -> float:
     return 1.0 if minibatches is None else minibatches.factor(cancels=cancels)
+
+
+def _passes(minibatches: Minibatches | None, draws: int) -> tuple[str, ...]:
+    """The warning that ``draws`` draws, which a row compares with each other, are not of one pass."""
+    if minibatches is None or minibatches.replacement is not Replacement.EPOCH:
+        return ()
+    n, b = minibatches.dataset_size, minibatches.batch_size
+    if draws * b <= n:
+        return ()
+    return (
+        f"{draws} minibatches of {b} are more than one pass over {n} examples holds: the covariance factor is of one "
+        f"pass and too small, by up to a factor of {(n - b) / n:.2f}",
+    )
 
 
 def _off_centre(noise: Matrix) -> tuple[str, ...]:
@@ -269,7 +283,7 @@ def mean(draws: ArrayLike, *, minibatches: Minibatches | None = None) -> Contras
         row_stride=1,
         covariance_factor=k / (k - 1) * _factor(minibatches, cancels=True),
         coefficients=np.concatenate([[1.0 - 1.0 / k], np.full(k - 1, 1.0 / k)]),
-        warnings=warnings + _off_centre(noise),
+        warnings=warnings + _passes(minibatches, len(keep)) + _off_centre(noise),
     )
 
 
@@ -335,5 +349,5 @@ def ema(draws: ArrayLike, beta: float = 0.9, *, minibatches: Minibatches | None 
         row_stride=memory + 1,
         covariance_factor=_factor(minibatches, cancels=True) / float(np.mean(1.0 + squares)),
         coefficients=np.concatenate([[1.0], weights / weights.sum()]),
-        warnings=(*warnings, drift, *_off_centre(noise)),
+        warnings=(*warnings, drift, *_passes(minibatches, len(keep)), *_off_centre(noise)),
     )
