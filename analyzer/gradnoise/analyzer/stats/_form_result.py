@@ -65,7 +65,8 @@ class ColumnSummary:
     quantiles: tuple[float, ...]
     """The ``QUANTILES`` of α̂ over columns; they hold the sampling error of each column too."""
     spread: Estimate
-    """Standard deviation of α over columns *beyond* sampling error (``_columns.spread``): 0 for columns of one α."""
+    """Spread of α over columns *beyond* sampling error, 0 for columns of one α: ᾱ² sd(1/α) with ᾱ = 1/mean(1/α̂), which
+    is the standard deviation of α where that is small (``_columns.spread``). It reads too small of few rows."""
     stable_rejected_share: float
     """Share of the fitted columns that reject SαS itself at a false-discovery rate of 5 %; NaN where not asked for."""
 
