@@ -17,6 +17,7 @@ from gradnoise.analyzer.stats import (
     AllZero,
     DegenerateValues,
     InvalidInput,
+    NoConvergence,
     NonFiniteValues,
     Status,
     TooFewValues,
@@ -323,6 +324,17 @@ def test_values_of_every_magnitude_end_in_a_status() -> None:
             fits = stable.fit_columns(sample[:, None], location=location)
             fitted = fits.status[0] in (Status.OK, Status.AT_BOUNDARY)
             assert np.isfinite(fits.alpha.value[0]) == fitted
+
+
+def test_values_whose_squares_leave_the_range_are_no_silent_number() -> None:
+    x = np.r_[np.full(50, 1e150), np.random.default_rng(0).normal(size=50) * 1e-290]
+    for sample in (x, x[::-1], np.r_[x, -x], 1e100 * x):
+        for location in (False, True):
+            with pytest.raises(NoConvergence):
+                stable.fit(sample, location=location)
+            fits = stable.fit_columns(sample[:, None], location=location, intervals=False)
+            assert fits.status == (Status.NO_CONVERGENCE,)
+            assert np.isnan(fits.loglik[0])
 
 
 def test_inputs_are_not_changed() -> None:

@@ -127,7 +127,16 @@ def fit_groups(
             found = np.tile([ALPHA_MIN, 2.0], (len(frames), 1))
             ends(*groups, n, located, theta, top, ridges, guesses, space, found)
             rows[:, LOW], rows[:, HIGH] = found[:, 0], found[:, 1]
+    rows[np.isin(code, FITTED) & ~_sound(rows, intervals), CODE] = CODE_NO_CONVERGENCE
     return rows
+
+
+def _sound(rows: Floats, intervals: bool) -> Any:
+    """Whether a fit is one: values whose squares leave the range of numbers in every unit climb to anything."""
+    sound = np.isfinite(rows[:, [ALPHA, LOG_SCALE, LOGLIK, GAUSS_LOGLIK]]).all(axis=1)
+    if intervals:
+        sound &= (rows[:, LOW] <= rows[:, ALPHA]) & (rows[:, ALPHA] <= rows[:, HIGH])
+    return sound
 
 
 def _codes(frames: Floats, variance: Floats, least: int) -> Floats:
