@@ -146,7 +146,6 @@ def _read(contrast: contrasts.Contrast, plan: Plan, rng: np.random.Generator) ->
         return _Reading(_together(forms.read(contrast)))
     parts = decomposition.decompose(contrast, rng=rng)
     found = _together(parts.readings)
-    found[_PER_PARAMETER] = forms.per_parameter(contrast, rng=rng)
     found |= {
         "pooled": forms.pooled(contrast),
         "vector": forms.vector(contrast, rng=rng),

@@ -139,3 +139,14 @@ def test_stable_noise_does_not_climb_for_few_columns_or_one_large_row() -> None:
         for reading in readings:
             assert reading.sums[1].trend is not forms.Trend.CLIMBING
             assert forms.combine([reading, reading], [1.0, 2.0]).sums[1].trend is not forms.Trend.CLIMBING
+
+
+def test_what_rejects_the_stable_law_column_by_column_is_not_called_stable_in_company() -> None:
+    rng = np.random.default_rng(1)
+    pareto = (rng.pareto(1.5, (1024, 48)) + 1) * rng.choice([-1, 1], (1024, 48))
+    alone = forms.per_parameter(pareto, rng=rng)
+    assert alone.over_columns is not None
+    assert alone.over_columns.stable_rejected_share > 0.9
+    assert alone.verdict is Verdict.UNDECIDED
+    assert forms.combine([alone, alone], [1, 1]).verdict is Verdict.UNDECIDED
+    assert forms.read(pareto, rng=rng).per_parameter.verdict is Verdict.UNDECIDED

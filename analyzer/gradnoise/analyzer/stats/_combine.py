@@ -106,10 +106,25 @@ def combine(results: Sequence[FormResult], weights: Sequence[float]) -> FormResu
         columns=columns,
         columns_used=sum(r.columns_used for r in chosen),
         rows_used=n,
-        verdict=verdict(low, high, null_alpha, share, sums_say(sums), partial=partial),
+        verdict=verdict(
+            low,
+            high,
+            null_alpha,
+            share,
+            sums_say(sums),
+            stable_rejected=_stable_rejected(chosen, w),
+            partial=partial,
+        ),
         status=status_of(alpha, lowest),
         warnings=warnings,
     )
+
+
+def _stable_rejected(results: Sequence[FormResult], weights: Floats) -> float:
+    """Weighted share of the columns that reject SαS; NaN where no group was tested."""
+    shares = np.array([np.nan if r.over_columns is None else r.over_columns.stable_rejected_share for r in results])
+    tested = np.isfinite(shares)
+    return float(np.average(shares[tested], weights=weights[tested])) if tested.any() else float("nan")
 
 
 def _combine_sums(

@@ -95,7 +95,7 @@ def decompose(noise: Contrast | ArrayLike, *, rng: np.random.Generator) -> Decom
     Raises ``InvalidInput`` for what is no real matrix.
     """
     given = prepare(noise)
-    readings = forms.read(noise)
+    readings = forms.read(noise, rng=rng)
     across, standard = readings.across_parameter, readings.standardized
     for form in (across, standard):
         if not math.isfinite(form.alpha.value):

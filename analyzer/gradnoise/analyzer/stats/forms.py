@@ -40,6 +40,7 @@ from gradnoise.analyzer.stats._rules import FALSE_DISCOVERY_RATE, GAUSSIAN_MARGI
 from gradnoise.analyzer.stats._vector import vector
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike
 
     from gradnoise.analyzer.stats.contrasts import Contrast
@@ -71,10 +72,11 @@ __all__ = [
 ]
 
 
-def read(noise: Contrast | ArrayLike) -> Readings:
+def read(noise: Contrast | ArrayLike, *, rng: np.random.Generator | None = None) -> Readings:
     """Read ``noise`` per parameter, across parameters and standardised, and put the three together (``read_together``).
 
-    ``noise``: a ``Contrast``, or rows × columns of noise already formed. Raises ``InvalidInput`` for no real matrix;
-    whatever else a form cannot read has a status and a reason in its result.
+    ``noise``: a ``Contrast``, or rows × columns of noise already formed. With ``rng`` columns are also tested against
+    SαS itself, as by ``per_parameter``. Raises ``InvalidInput`` for no real matrix; whatever else a form cannot read
+    has a status and a reason in its result.
     """
-    return read_together(per_parameter(noise), across_parameter(noise), standardized(noise))
+    return read_together(per_parameter(noise, rng=rng), across_parameter(noise), standardized(noise))
