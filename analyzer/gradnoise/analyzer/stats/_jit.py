@@ -24,15 +24,38 @@ def kernel(function: F) -> F:
 
     The compiled code is cached between processes, and found again only as long as everything that it was compiled
     from is the same (``_fingerprint``). Where neither the package folder nor a user cache folder is writable numba
-    refuses ``cache=True`` when the module is imported; then the kernel is compiled anew in each process.
+    refuses ``cache=True`` when the module is imported; then the kernel is compiled anew in each process. So it is where
+    a disk is full; what a damaged file held is compiled and written again.
     """
     try:
         compiled = _compiled(function, cache=True, fastmath=_FAST, no_cfunc_wrapper=True)
     except RuntimeError:  # "cannot cache function: no locator available"
         return _compiled(function, fastmath=_FAST, no_cfunc_wrapper=True)
-    index = cast("Any", compiled)._cache._cache_file
+    cache = cast("Any", compiled)._cache
+    index = cache._cache_file
     index._source_stamp = (index._source_stamp, _fingerprint(function))
+    # Numba lets every error but that of a missing file reach whoever called the kernel. Unpickling a damaged file can
+    # raise anything; an index that cannot be read is an empty one, and so the next save writes it anew.
+    index._load_index = _unless(Exception, index._load_index, dict)
+    cache.load_overload = _unless(Exception, cache.load_overload, _nothing)
+    cache.save_overload = _unless(OSError, cache.save_overload, _nothing)
     return compiled
+
+
+def _unless(error: type[Exception], call: Callable[..., Any], otherwise: Callable[[], Any]) -> Callable[..., Any]:
+    """``call``, with the answer of ``otherwise`` where it raises ``error``."""
+
+    def guarded(*args: Any) -> Any:
+        try:
+            return call(*args)
+        except error:
+            return otherwise()
+
+    return guarded
+
+
+def _nothing() -> None:
+    return None
 
 
 def part(function: F) -> F:
