@@ -14,10 +14,12 @@ from gradnoise.analyzer.stats import (
     DegenerateValues,
     InvalidInput,
     NonFiniteValues,
+    StatsError,
     Status,
     TooFewValues,
     _laws,
     _rival_kernels,
+    compare,
     rivals,
     stable,
 )
@@ -240,3 +242,22 @@ def test_bad_input(fit: Callable[..., rivals.RivalFit]) -> None:
         fit(np.zeros(40))
     with pytest.raises(DegenerateValues):
         fit(np.full(40, 2.0))
+
+
+@pytest.mark.parametrize("location", [False, True])
+def test_magnitudes_beyond_what_squares_can_hold_are_refused_by_name(location: bool) -> None:
+    x = np.random.default_rng(3).normal(size=200)
+    for bad in (x * 1e-300, x * 1e200, np.append(x * 1e-100, 1e100)):
+        with pytest.raises(DegenerateValues, match="sizes between"):
+            rivals.fit_all(bad, location=location)
+        with pytest.raises(StatsError, match="sizes between|could not be maximised"):
+            compare.stable_vs_gaussian(bad, location=location)
+    one_bad = compare.stable_vs_gaussian_columns(np.stack([x, x * 1e-300], axis=1), rivals=True, location=location)
+    assert np.isfinite(one_bad.margin).tolist() == [True, False]
+
+
+def test_a_flat_likelihood_has_no_interval() -> None:
+    for fit in rivals.fit_all(np.append(np.full(99, 1.0), 2.0), location=True):
+        for name in ("scale", "narrow", "wide"):
+            if (estimate := getattr(fit, name, None)) is not None:
+                assert math.isnan(estimate.low) or estimate.low <= estimate.value <= estimate.high

@@ -47,7 +47,7 @@ import numpy as np
 
 from gradnoise.analyzer.stats import _engine, _fit, _laws, _null, gaussian, goodness
 from gradnoise.analyzer.stats import rivals as _rivals
-from gradnoise.analyzer.stats._estimate import MIN_VALUES, Status, TooFewValues, Verdict, as_real
+from gradnoise.analyzer.stats._estimate import MIN_VALUES, DegenerateValues, Status, TooFewValues, Verdict, as_real
 from gradnoise.analyzer.stats._laws import PARAMETERS, Law
 from gradnoise.analyzer.stats._multiple import benjamini_hochberg
 from gradnoise.analyzer.stats._signs import skew_p_value
@@ -208,7 +208,7 @@ def decide(
     """The verdict on a sample and why, by the rule of the module. Without evidence of rivals it is ``gaussian`` or
     ``undecided``. ``low``, ``high``: the interval of ``alpha``."""
     if p_value >= ACCEPT_ABOVE:
-        if low < ACCEPT_LOW:
+        if not low >= ACCEPT_LOW:
             return Verdict.UNDECIDED, f"a Gaussian fits (p = {p_value:.2g}), but so may an α of {low:.3g}"
         if evidence is not None and evidence.over_gaussian >= GAUSSIAN_MARGIN:
             better = f"{evidence.best} fits better than a Gaussian by {evidence.over_gaussian:.1f} nats"
@@ -279,9 +279,13 @@ def _evidence(
     )
 
 
-def _column_evidence(column: Floats, location: bool, fitted: _Fitted) -> Evidence:
+def _column_evidence(column: Floats, location: bool, fitted: _Fitted) -> Evidence | None:
+    """``None`` for a column whose magnitudes no rival can be fitted to."""
     values = column[column != 0].astype(np.float64)
-    sample = _rivals.prepare(column, location)
+    try:
+        sample = _rivals.prepare(column, location)
+    except DegenerateValues:
+        return None
     tops = {law: best(sample) for law, best in _rivals.MAXIMA.items()}
     of_rivals = {law: top.loglik - sample.log_unit for law, top in tops.items()}
     student = tops[Law.STUDENT_T]
@@ -311,6 +315,7 @@ def stable_vs_gaussian_columns(
         evidence = None
         if rivals:
             evidence = _column_evidence(values[:, j], location, _fitted(fits[j], rows[j, _fit.GAUSS_LOGLIK]))
+        if evidence is not None:
             margin[j], best[j] = evidence.margin, evidence.best
             stable_p[j], skew_p[j] = evidence.stable_p, evidence.skew_p
         verdicts[j], _ = decide(p[j], fits.alpha.value[j], fits.alpha.low[j], fits.alpha.high[j], evidence)
@@ -339,9 +344,11 @@ def _criterion(law: Law, loglik: float, n: float, location: bool) -> Criterion:
 
 
 def _vuong(x: Floats, own: Parameters, best: RivalFit) -> Vuong | None:
+    if own[0] == 2.0:
+        return None
     d = _laws.logpdf(Law.STABLE, own, x) - _laws.logpdf(best.law, best.parameters, x)
     spread = float(d.std()) * math.sqrt(d.size)
-    if own[0] == 2.0 or spread == 0.0:
+    if spread == 0.0:
         return None
     statistic = float(d.sum() - PARAMETERS[Law.STABLE] + PARAMETERS[best.law]) / spread
     return Vuong(statistic, math.erfc(abs(statistic) / math.sqrt(2.0)), best.law)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from gradnoise.analyzer.stats import _engine, _fit, gaussian, rivals, stable
-from gradnoise.analyzer.stats._estimate import InvalidInput, as_real
+from gradnoise.analyzer.stats._estimate import InvalidInput, as_generator, as_real
 from gradnoise.analyzer.stats._laws import Law, rvs, tail
 
 E = TypeVar("E", bound=enum.StrEnum)
@@ -93,12 +93,14 @@ def goodness_of_fit(
     ``stable.fit`` raises.
     """
     which, how = _named(Law, law, "law"), _named(Distance, distance, "distance")
-    if not isinstance(rng, np.random.Generator):
-        raise InvalidInput(f"rng: expected a numpy.random.Generator, got {rng!r}; pass numpy.random.default_rng(seed)")
+    rng = as_generator(rng)
     if replicates < 19:
         raise InvalidInput(f"replicates: expected at least 19 (a smallest p-value of 0.05), got {replicates}")
+    if not isinstance(replicates, int | np.integer):
+        raise InvalidInput(f"replicates: expected a whole number, got {replicates!r}")
     values = as_real(x, "x", 1)
     fit, parameters = _fitted(which, values, location)
+    rivals.require_range(values)
     used = values[values != 0].astype(np.float64)
     value = _distance(how, which, parameters, used)
     further, done = 0, 0

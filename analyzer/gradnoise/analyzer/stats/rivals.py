@@ -62,6 +62,8 @@ NU_MIN, NU_FREE, NU_MAX = 2.0, 0.5, 1.0 / k.KAPPA_MIN
 _METHOD = "maximum likelihood; interval from the observed information on the log scale"
 _EDGE = "maximum likelihood, at the end of the range that is fitted; no interval"
 _STEP = 1e-3  # of the logarithms of the parameters, for second differences of the log-likelihood
+_RANGE = 1e150
+_WIDEST = 100.0  # half an interval of a logarithm
 _FLAT = 10.0  # a standard error of a logarithm above which nothing is known about the parameter
 
 
@@ -162,8 +164,23 @@ class Sample(NamedTuple):
         return self.x.size * math.log(self.unit)
 
 
+def require_range(values: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> None:
+    """Raise ``DegenerateValues`` for values whose squares leave the range of float64 (internal to the package)."""
+    largest = float(np.abs(values).max())
+    typical = float(np.median(np.abs(values[values != 0])))
+    if not (1.0 / _RANGE <= typical <= largest <= _RANGE and largest <= _RANGE * typical):
+        raise DegenerateValues(
+            f"x: expected sizes between {1 / _RANGE:.0e} and {_RANGE:.0e}, the largest at most {_RANGE:.0e} times the"
+            f" median, got a median of {typical:.3g} and a largest of {largest:.3g}; rescale, or drop the outliers"
+        )
+
+
 def prepare(values: np.ndarray[tuple[int, ...], np.dtype[np.floating]], located: bool) -> Sample:
-    """Drop zeros, sort, and scale (internal to the package); the values are finite and not all equal."""
+    """Drop zeros, sort, and scale (internal to the package); the values are finite and not all equal.
+
+    Raises as ``require_range``.
+    """
+    require_range(values)
     u = values[values != 0].astype(np.float64)
     zeros = 1.0 - u.size / values.size
     centre = float(np.median(u)) if located else 0.0
@@ -285,6 +302,8 @@ def _errors(loglik: Callable[[Floats], float], at: Floats) -> Floats:
 
 def _positive(value: float, se_log: float, n: int, method: str = _METHOD) -> Estimate:
     half = Z95 * se_log
+    if half > _WIDEST:  # the likelihood is flat: nothing is known
+        return Estimate(value, math.nan, math.nan, math.nan, n, method)
     return Estimate(value, value * se_log, value * math.exp(-half), value * math.exp(half), n, method)
 
 
