@@ -96,7 +96,8 @@ def nothing(form: str, given: Input, status: Status, reason: str) -> FormResult:
 def sum_results(given: Input, source: Matrix, form: str, single: Core, together: float = 1.0) -> tuple[SumResult, ...]:
     """The same form of sums of draws, beside its reading ``single`` of the rows."""
     results = []
-    alike = form not in _BY_COLUMNS or not drift.row_spread(given.matrix) > WIDE_ROW_SPREAD
+    by_columns = form in _BY_COLUMNS
+    alike = not (by_columns and drift.row_spread(given.matrix) > WIDE_ROW_SPREAD)
     for m in SUMS:
         sums, group = block_sums(given, source, m)
         count = len(sums)
@@ -107,7 +108,7 @@ def sum_results(given: Input, source: Matrix, form: str, single: Core, together:
                 )
             )
             continue
-        core = column_core(sums, group, MIN_SUMS) if form in _BY_COLUMNS else row_core(sums, group, MIN_VALUES)
+        core = column_core(sums, group, MIN_SUMS) if by_columns else row_core(sums, group, MIN_VALUES)
         if core.failure is not None:
             results.append(SumResult(m, None, float("nan"), count, f"no sum could be fitted: {core.failure}"))
             continue
@@ -122,7 +123,7 @@ def sum_results(given: Input, source: Matrix, form: str, single: Core, together:
             core.inverse, core.replicates, floor, count, method, correction=correction, null_alpha=null_alpha
         )
         goes = Trend.UNCLEAR
-        enough = count * len(core.p) / together**2 >= LEAST_SUMS
+        enough = not by_columns or count * len(core.p) / together**2 >= LEAST_SUMS
         may_climb = enough and (alike or count >= LEAST_SUMS_OF_ROWS)
         if form in SUMS_SPEAK:
             goes = trend(
