@@ -22,6 +22,7 @@ from gradnoise.analyzer.stats import (
     Status,
     TooFewValues,
     _jit,
+    drift,
     gaussian,
     stable,
 )
@@ -335,6 +336,26 @@ def test_values_whose_squares_leave_the_range_are_no_silent_number() -> None:
             fits = stable.fit_columns(sample[:, None], location=location, intervals=False)
             assert fits.status == (Status.NO_CONVERGENCE,)
             assert np.isnan(fits.loglik[0])
+
+
+def test_row_scales_where_quotients_overflow() -> None:
+    rng = np.random.default_rng(4)
+    noise = rng.normal(size=(40, 6))
+    tiny = 1e-310 * noise
+    tiny[3, 2] = 1e308
+    noise[3, 2] = 1e20
+    # Numbers below 1e-308 have fewer digits.
+    np.testing.assert_allclose(drift.row_log_scales(tiny), drift.row_log_scales(noise), atol=1e-9)
+    relative = np.abs(noise) / np.median(np.abs(noise), axis=0)
+    np.testing.assert_allclose(drift.row_log_scales(noise), np.log(np.median(relative, axis=1)), atol=1e-12)
+    assert (drift.row_log_scales(np.full((4, 3), 1.7e308)) == 0).all()
+    assert drift.row_log_scales(np.empty((0, 3))).shape == (0,)
+    assert np.isnan(drift.row_log_scales(np.empty((3, 0)))).all()
+    for function in (drift.row_log_scales, drift.row_spread, drift.scale_drift):
+        with pytest.raises(InvalidInput, match="noise: expected 2 dimension"):
+            function(np.ones(3))
+        with pytest.raises(InvalidInput, match="noise: expected real numbers"):
+            function([["a"]])
 
 
 def test_inputs_are_not_changed() -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
 
-Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
+from gradnoise.analyzer.stats._estimate import as_real
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from gradnoise.analyzer.stats._estimate import Floats
 
 __all__ = ["DRIFT_LIMIT", "row_log_scales", "row_spread", "scale_drift"]
 
@@ -19,7 +24,7 @@ BLOCKS = 8
 """Stretches of the window whose mean log scales are compared."""
 
 
-def row_log_scales(noise: Floats) -> Floats:
+def row_log_scales(noise: ArrayLike) -> Floats:
     """Log of each draw's scale relative to its columns' own: ln median_j |u_kj| / s_j, s_j = median_k |u_kj|.
 
     Args:
@@ -27,18 +32,33 @@ def row_log_scales(noise: Floats) -> Floats:
 
     Returns:
         float64, one a draw; NaN for a draw whose median is 0. Columns that are mostly zero are left out.
+
+    Raises:
+        InvalidInput: for something that is not a real matrix.
     """
-    magnitude = np.abs(np.asarray(noise, np.float64))
-    scale = np.median(magnitude, axis=0)
-    magnitude = magnitude[:, scale > 0] / scale[scale > 0]
-    if magnitude.shape[1] == 0:
-        return np.full(len(magnitude), np.nan)
-    rows = np.median(magnitude, axis=1)
-    logs: Floats = np.log(rows, out=np.full(len(rows), np.nan), where=rows > 0)
-    return logs
+    values = as_real(noise, "noise", 2)
+    if len(values) == 0:
+        return np.empty(0)
+    with np.errstate(divide="ignore"):  # ln 0
+        logs = np.log(np.abs(values, dtype=np.float64))
+    scale = _log_median(logs, 0)
+    logs = logs[:, np.isfinite(scale)] - scale[np.isfinite(scale)]
+    if logs.shape[1] == 0:
+        return np.full(len(logs), np.nan)
+    rows = _log_median(logs, 1)
+    return np.where(np.isfinite(rows), rows, np.nan)
 
 
-def row_spread(noise: Floats) -> float:
+def _log_median(logs: Floats, axis: int) -> Floats:
+    """ln median of values given by their logarithms: neither quotients nor sums of them leave the range of numbers."""
+    n = logs.shape[axis]
+    middle = ((n - 1) // 2, n // 2)
+    lower, upper = np.take(np.partition(logs, middle, axis), middle, axis).swapaxes(0, axis)
+    result: Floats = np.logaddexp(lower, upper) - math.log(2.0)
+    return result
+
+
+def row_spread(noise: ArrayLike) -> float:
     """Standard deviation over draws of the log scale that all coordinates share, whatever its order in time.
 
     The covariance over draws of :func:`row_log_scales` of the even and of the odd columns: independent coordinates
@@ -49,15 +69,19 @@ def row_spread(noise: Floats) -> float:
 
     Returns:
         In units of ln(scale); 0 where the covariance is not positive, NaN for fewer than 2 usable draws.
+
+    Raises:
+        InvalidInput: for something that is not a real matrix.
     """
-    even, odd = row_log_scales(noise[:, ::2]), row_log_scales(noise[:, 1::2])
+    values = as_real(noise, "noise", 2)
+    even, odd = row_log_scales(values[:, ::2]), row_log_scales(values[:, 1::2])
     usable = np.isfinite(even) & np.isfinite(odd)
     if usable.sum() < 2:
         return math.nan
     return math.sqrt(max(float(np.cov(even[usable], odd[usable])[0, 1]), 0.0))
 
 
-def scale_drift(noise: Floats) -> float:
+def scale_drift(noise: ArrayLike) -> float:
     """Standard deviation over time of the slow part of the log row scale; 0 where it is within what chance explains.
 
     One-way analysis of variance of :func:`row_log_scales` over eight consecutive stretches of the window:
@@ -69,6 +93,9 @@ def scale_drift(noise: Floats) -> float:
 
     Returns:
         The drift, in units of ln(scale); NaN for fewer than 16 usable draws.
+
+    Raises:
+        InvalidInput: for something that is not a real matrix.
     """
     scales = row_log_scales(noise)
     scales = scales[np.isfinite(scales)]
