@@ -156,6 +156,25 @@ def test_traces_without_a_graph_break() -> None:
         torch.testing.assert_close(compiled(x, alpha), stable_torch.logpdf(x, alpha))
 
 
+def test_maps_over_batches() -> None:
+    rng = np.random.default_rng(3)
+    x, a, s = (torch.tensor(v) for v in (10 * rng.normal(size=(5, 7)), np.linspace(0.6, 2, 5), rng.uniform(0.5, 2, 5)))
+    expected = stable_torch.logpdf(x, a[:, None], s[:, None])
+    torch.testing.assert_close(torch.vmap(stable_torch.logpdf)(x, a, s), expected)
+    torch.testing.assert_close(torch.vmap(stable_torch.logpdf)(x[:, 0], a, s), expected[:, 0])
+    one = torch.vmap(stable_torch.logpdf, in_dims=(None, 0))(x[0], a)
+    torch.testing.assert_close(one, stable_torch.logpdf(x[0], a[:, None]))
+
+    def total(x: Any, a: Any, s: Any) -> Any:
+        return stable_torch.logpdf(x, a, s).sum()
+
+    gradients = torch.vmap(torch.func.grad(total, argnums=(0, 1, 2)))(x, a, s)
+    leaves = [v.requires_grad_() for v in (x, a, s)]
+    summed = stable_torch.logpdf(leaves[0], leaves[1][:, None], leaves[2][:, None]).sum()
+    for got, each in zip(gradients, torch.autograd.grad(summed, leaves), strict=True):
+        torch.testing.assert_close(got, each)
+
+
 def test_only_this_module_imports_torch() -> None:
     code = "import sys, gradnoise.analyzer.stats; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

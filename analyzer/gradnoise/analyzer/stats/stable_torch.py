@@ -82,6 +82,8 @@ class _Excess(torch.autograd.Function):
     remember for them but z and α.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(z: Tensor, alpha: Tensor, m: int, n: int) -> Tensor:
         """``alpha`` broadcasts to the shape of ``z``; both have at least one dimension."""
