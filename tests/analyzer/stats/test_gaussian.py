@@ -72,5 +72,21 @@ def test_extreme_units() -> None:
     x = np.random.default_rng(6).normal(size=100)
     for unit in (1e-200, 1e200):
         assert gaussian.fit(unit * x).std.value == pytest.approx(unit * gaussian.fit(x).std.value)
-    with pytest.raises(InvalidInput, match="scale"):
-        gaussian.logpdf(0.0, 0.0)
+
+
+def test_density_of_extreme_and_of_bad_values() -> None:
+    with np.errstate(all="raise"):
+        far = gaussian.logpdf([1e300, -np.inf, np.nan, 0.0], [1e-300, 1.0, 1.0, 1e-300])
+        assert gaussian.logpdf(0.0, 1.7e308) == pytest.approx(-math.log(2 * math.sqrt(math.pi)) - math.log(1.7e308))
+    assert far[:2].tolist() == [-math.inf, -math.inf]
+    assert math.isnan(far[2])
+    assert far[3] == pytest.approx(-math.log(2 * math.sqrt(math.pi) * 1e-300))
+    for x, scale, word in (
+        (0.0, 0.0, "scale: expected finite values above 0"),
+        (0.0, "1", "scale: expected real numbers"),
+        ("x", 1.0, "x: expected real numbers"),
+        ([1j], 1.0, "x: expected real numbers"),
+        (np.zeros(3), np.ones(2), r"x, scale: expected shapes that broadcast, got \(3,\) and \(2,\)"),
+    ):
+        with pytest.raises(InvalidInput, match=word):
+            gaussian.logpdf(x, scale)

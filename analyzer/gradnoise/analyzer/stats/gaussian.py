@@ -19,6 +19,7 @@ from gradnoise.analyzer.stats._estimate import (
     InvalidInput,
     Status,
     TooFewValues,
+    as_numbers,
     as_real,
     as_weights,
 )
@@ -84,11 +85,20 @@ class GaussianFits:
 
 
 def logpdf(x: ArrayLike, scale: ArrayLike = 1.0) -> Any:
-    """ln of the N(0, 2 ``scale``²) density, broadcast over both arguments. Raises ``InvalidInput`` for scale ≤ 0."""
-    s = np.asarray(scale, dtype=np.float64)
+    """ln of the N(0, 2 ``scale``²) density, broadcast over both arguments; float64.
+
+    NaN in ``x`` stays NaN; −infinity where |x| is infinite or too large for its square. Raises ``InvalidInput`` for
+    scale ≤ 0, for what is no real number, and for shapes that do not broadcast.
+    """
+    values, s = (as_numbers(v, name).astype(np.float64) for v, name in ((x, "x"), (scale, "scale")))
     if not ((s > 0) & np.isfinite(s)).all():
         raise InvalidInput(f"scale: expected finite values above 0, got {scale!r}")
-    result = -((np.asarray(x, dtype=np.float64) / s) ** 2) / 4 - np.log(2 * math.sqrt(math.pi) * s)
+    try:
+        np.broadcast_shapes(values.shape, s.shape)
+    except ValueError:
+        raise InvalidInput(f"x, scale: expected shapes that broadcast, got {values.shape} and {s.shape}") from None
+    with np.errstate(over="ignore", under="ignore"):
+        result = -((values / s) ** 2) / 4 - np.log(s) - math.log(2 * math.sqrt(math.pi))
     return float(result) if np.ndim(result) == 0 else result
 
 
