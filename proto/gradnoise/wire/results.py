@@ -103,7 +103,7 @@ TAIL_SCHEMA = pa.schema(
             pa.list_(pa.float64()),
             "per_parameter: 5, 25, 50, 75 and 95 % points of alpha over columns, sampling error included; else empty",
         ),
-        _null("heaviness", "across_parameter, full plan: 1 / alpha beyond what Gaussian noise of one scale reads"),
+        _null("heaviness", "across_parameter, full plan: 1 / alpha - 1/2, freed of the bias at alpha = 2"),
         _null("scale_share", "share of it that a spread of scales over the parameters alone brings"),
         _null("scale_share_low", "lower end of its 95 % interval"),
         _null("scale_share_high", "upper end of its 95 % interval"),

@@ -132,7 +132,7 @@ def lowest_note(form: str, lowest: float) -> tuple[str, ...]:
 
 def zeros_note(zeros: float) -> tuple[str, ...]:
     """Return the warning that values are exactly 0, if any are."""
-    return (f"{zeros:.3g} of the values are exactly 0; the laws are fitted to the others",) if zeros > 0 else ()
+    return (f"{zeros:.1%} of the values are exactly 0; the laws are fitted to the others",) if zeros > 0 else ()
 
 
 def status_of(alpha: Estimate, lowest: float) -> Status:

@@ -136,7 +136,7 @@ def decompose(noise: Contrast | ArrayLike, *, rng: np.random.Generator) -> Decom
         scale_share = _estimate(scale / total, scales / totals, rows, simulation / total)
         tail_share = _estimate(tail / total, tails / totals, rows)
     else:
-        reason = f"no heaviness across parameters to divide: 1/α exceeds the Gaussian reading by {total:.4f}"
+        reason = f"no heaviness across parameters to divide: 1/α is {total:+.4f} from the Gaussian reading"
     return Decomposition(
         total=whole,
         scale=_estimate(scale, scales, rows, simulation),

@@ -192,6 +192,6 @@ def serial_dependence(noise: ArrayLike, lags: int = LAGS) -> SerialDependence:
     effective, effective_log = _effective(z), _effective(zl)
     warnings = _said("draws", values, effective) + _said("magnitudes of draws", magnitudes, effective_log)
     if zeros > 0:
-        warnings += (f"{zeros:.3g} of the values are exactly 0; their logarithms are taken as their column's mean",)
+        warnings += (f"{zeros:.1%} of the values are exactly 0; their logarithms are taken as their column's mean",)
     block = max(length_of(z), length_of(zl))
     return SerialDependence(values, magnitudes, effective, effective_log, block, warnings)
