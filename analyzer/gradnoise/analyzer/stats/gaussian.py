@@ -78,7 +78,7 @@ class GaussianFits:
             n=float(self.n[j]),
             zeros=zeros,
             status=self.status[j],
-            warnings=(f"{zeros:.3g} of the values are exactly 0; the law is fitted to the others",)
+            warnings=(f"{zeros:.1%} of the values are exactly 0; the law is fitted to the others",)
             if zeros > 0
             else (),
         )
