@@ -7,11 +7,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
 from gradnoise.analyzer.stats import InvalidInput, stable
+from gradnoise.analyzer.stats._law import _points
 from gradnoise.analyzer.stats._table import X_TAIL
 from tests.analyzer.stats import zolotarev
 
@@ -146,3 +148,14 @@ def test_tables_are_small() -> None:
     folder = resources.files("gradnoise.analyzer.stats").joinpath("_data")
     sizes = {name: len(folder.joinpath(name).read_bytes()) for name in ("stable.npz", "null.npz")}
     assert sum(sizes.values()) < 1_000_000, sizes
+
+
+def test_one_compilation_for_arrays_of_every_kind() -> None:
+    x = np.linspace(-3, 3, 10)
+    kinds = set()
+    for values in (x, x[::2], x.reshape(2, 5).T, np.broadcast_to(1.0, (4,)), 0.3):
+        for alpha in (1.5, np.full(np.shape(values), 1.5)):
+            points = _points(values, "x", alpha, alpha)
+            kinds.add(tuple(str(numba.typeof(v)) for v in (points.x, points.alpha, points.scale)))
+    assert len(kinds) == 1
+    assert x.flags.writeable

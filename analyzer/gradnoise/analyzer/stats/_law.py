@@ -73,10 +73,12 @@ def _points(x: ArrayLike, name: str, alpha: ArrayLike, scale: ArrayLike) -> _Poi
         ) from None
 
     def flat(array: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
-        return np.ascontiguousarray(np.broadcast_to(array, shape)).ravel()
+        view = np.ascontiguousarray(array).reshape(-1)
+        view.flags.writeable = False  # whether copied or not: to numba a writable array is of another type
+        return view
 
-    a, s = (p.ravel() if p.size == 1 else flat(p) for p in (a, s))
-    return _Points(flat(values), a, s, shape)
+    a, s = (flat(p if p.size == 1 else np.broadcast_to(p, shape)) for p in (a, s))
+    return _Points(flat(np.broadcast_to(values, shape)), a, s, shape)
 
 
 def logpdf(x: ArrayLike, alpha: ArrayLike, scale: ArrayLike = 1.0) -> Any:
