@@ -53,7 +53,7 @@ CASES: tuple[Case, ...] = (
         (1.7, None, 1.7),
     ),
     (
-        "SαS(1.7), twelve columns of three, common factor of the row",
+        "SαS(1.7), every column four times, common lognormal(0.3) factor of the row",
         lambda rng, shape: (
             np.repeat(stable.rvs(1.7, 1.0, (shape[0], shape[1] // 4), rng), 4, axis=1)
             * np.exp(0.3 * rng.standard_normal((shape[0], 1)))
