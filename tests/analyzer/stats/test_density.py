@@ -7,7 +7,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -156,6 +155,7 @@ def test_one_compilation_for_arrays_of_every_kind() -> None:
     for values in (x, x[::2], x.reshape(2, 5).T, np.broadcast_to(1.0, (4,)), 0.3):
         for alpha in (1.5, np.full(np.shape(values), 1.5)):
             points = _points(values, "x", alpha, alpha)
-            kinds.add(tuple(str(numba.typeof(v)) for v in (points.x, points.alpha, points.scale)))
+            arrays = (points.x, points.alpha, points.scale)
+            kinds.add(tuple((v.dtype, v.ndim, v.flags.c_contiguous, v.flags.writeable) for v in arrays))
     assert len(kinds) == 1
     assert x.flags.writeable
