@@ -377,6 +377,7 @@ def test_kernels_are_warm_before_calls_are_served(serve: Serve, monkeypatch: pyt
 WARMTH = """
 import sys
 import numpy as np
+from numba.core.dispatcher import Dispatcher
 from gradnoise.analyzer.analysis import analyse, fit_vector
 from gradnoise.analyzer.server import warm
 from gradnoise.analyzer.windows import ClosedWindow, GroupDraws, Window
@@ -384,7 +385,7 @@ from gradnoise.analyzer.windows import ClosedWindow, GroupDraws, Window
 def compiled():
     modules = [module for name, module in sys.modules.items() if name.startswith("gradnoise.analyzer.stats")]
     return sum(len(each.signatures) for module in modules for each in vars(module).values()
-               if hasattr(each, "signatures"))
+               if isinstance(each, Dispatcher))
 
 before = compiled()
 warm()

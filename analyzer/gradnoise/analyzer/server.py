@@ -155,7 +155,8 @@ def warm() -> None:
         declared=64, recorded=64, rows=64, non_finite=0, dropped=0,
     )  # fmt: skip
     analyse(Window(closed, missing=0, groups=(group,)))
-    fit_vector(rng.standard_normal(64), location=True)
+    for location in (True, False):
+        fit_vector(rng.standard_t(3, 500), location=location)
 
 
 def serve(config: ServerConfig, *, ready: Callable[[str], None] = lambda address: None) -> bool:
