@@ -280,10 +280,9 @@ def _whole_model(
     rows = {form: row for form, (_, row) in found.items()}
     per, across, standard = (found[form][0] for form in FORMS)
     if per is not None and across is not None and standard is not None:
-        together = forms.read_together(per, across, standard).across_parameter
-        row = rows[_ACROSS_PARAMETER]
-        if row.status != Status.NOT_STATIONARY:
-            rows[_ACROSS_PARAMETER] = replace(row, verdict=together.verdict)
+        for form, result in _together(forms.read_together(per, across, standard)).items():
+            if rows[form].status != Status.NOT_STATIONARY:
+                rows[form] = replace(rows[form], verdict=result.verdict)
     return list(rows.values())
 
 

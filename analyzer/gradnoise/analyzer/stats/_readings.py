@@ -36,13 +36,20 @@ def read_together(per: FormResult, across: FormResult, standard: FormResult) -> 
     - ``scale_mixture``: per parameter and standardised are ``gaussian``, across parameters the Gaussian is rejected.
     - ``stable``, ``heavy_finite_variance``: it is rejected per parameter *and* standardised, and one of them is called
       so and neither the other thing. Of a form without a value (``too_few_draws``, ...) nothing is asked.
-    - ``undecided``: else.
+    - ``undecided``: else. Then no single form is called ``stable`` either.
     """
     columns = [r for r in (per, standard) if math.isfinite(r.alpha.value)]
     verdict, why = _together(columns, across)
     if verdict is Verdict.SCALE_MIXTURE:
         across = dataclasses.replace(across, verdict=verdict)
+    if verdict is not Verdict.STABLE:
+        per, standard = (_not_stable(result) for result in (per, standard))
     return Readings(per, across, standard, verdict, why)
+
+
+def _not_stable(result: FormResult) -> FormResult:
+    """A form is not called stable against the evidence of the other."""
+    return dataclasses.replace(result, verdict=Verdict.UNDECIDED) if result.verdict is Verdict.STABLE else result
 
 
 def _together(columns: Sequence[FormResult], across: FormResult) -> tuple[Verdict, str]:
