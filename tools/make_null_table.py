@@ -20,7 +20,7 @@ Contents
     fit_alpha, fit_levels, fit_distance, fit_rate
                    A² (Anderson-Darling, of sizes) of a sample of SαS(fit_alpha[i]) against the law fitted to it exceeds
                    fit_distance[i, j] with probability fit_levels[j]; exponential rate of the tail beyond the last
-Simulation noise is smoothed in n by a low-order polynomial in n^(-1/2) where that fits (see ``smooth``).
+Simulation noise is smoothed in n by a polynomial of degree 4 in ln n where that fits (see ``smooth``).
 """
 
 from __future__ import annotations

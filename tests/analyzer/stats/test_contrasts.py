@@ -214,3 +214,11 @@ def test_more_draws_than_one_pass_holds_are_said() -> None:
             assert any("more than one pass" in warning for warning in c.warnings) is said
         c = make(draws, minibatches=Minibatches(60, 12, Replacement.WITHOUT))
         assert not any("one pass" in warning for warning in c.warnings)
+
+
+def test_half_differences_of_the_largest_values_are_finite() -> None:
+    signs = np.where(np.random.default_rng(0).random((64, 40)) < 0.5, -1, 1).astype(np.float32)
+    result = contrasts.pair(signs * np.float32(3e38))
+    assert np.isfinite(result.noise).all()
+    assert result.noise.dtype == np.float32
+    assert np.abs(result.noise).max() == np.float32(3e38)

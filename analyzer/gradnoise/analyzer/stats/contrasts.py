@@ -212,8 +212,9 @@ def pair(draws: ArrayLike, theta: ArrayLike | None = None, *, minibatches: Minib
                 warnings += (
                     "draws have different parameters: neighbours in time were paired, one step's drift is in the noise",
                 )
-    noise = array[first] - array[first + 1]
-    noise *= 0.5
+    noise = (
+        array[first] * 0.5 - array[first + 1] * 0.5
+    )  # halved first: the difference of two finite values may overflow
     return Contrast(
         noise,
         "pair",
