@@ -117,7 +117,7 @@ def test_opening_says_what_is_taken_and_why_not(serve: Serve) -> None:
     stub = producer._stub
     good = ingest_pb2.OpenRequest(run_info=INFO.to_json().encode(), producer=producer.id, schema_version=1)
     opened = stub.Open(good)
-    assert (opened.credit_bytes, opened.max_payload_bytes, list(opened.schema_versions)) == (12345, 64 << 20, [1])
+    assert (opened.credit_bytes, opened.max_payload_bytes, list(opened.schema_versions)) == (12345, 64 << 20, [1, 2])
     for changed, expected, text in (
         ({"run_info": b"{}"}, grpc.StatusCode.INVALID_ARGUMENT, "does not describe a gradnoise run"),
         ({"run_info": b"\xff"}, grpc.StatusCode.INVALID_ARGUMENT, "does not describe a gradnoise run"),
@@ -125,7 +125,7 @@ def test_opening_says_what_is_taken_and_why_not(serve: Serve) -> None:
         ({"run_info": named("../x")}, grpc.StatusCode.INVALID_ARGUMENT, "run id"),
         ({"run_info": OTHER.to_json().encode()}, grpc.StatusCode.ALREADY_EXISTS, "another run name"),
         ({"producer": "x"}, grpc.StatusCode.INVALID_ARGUMENT, "hexadecimal"),
-        ({"schema_version": 2}, grpc.StatusCode.FAILED_PRECONDITION, "version 2"),
+        ({"schema_version": 3}, grpc.StatusCode.FAILED_PRECONDITION, "version 3"),
     ):
         request = ingest_pb2.OpenRequest()
         request.CopyFrom(good)

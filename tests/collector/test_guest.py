@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradnoise.collector import Probe, Sampling, _launch, _recorder, attach
+from gradnoise.collector import Probe, Sampling, _launch, _sink, attach
 from gradnoise.collector._gather import Gatherer
 from gradnoise.collector._progress import Progress, ShipState
 from gradnoise.wire import Dump, Table, recover
@@ -131,7 +131,7 @@ logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout)
 import torch
 torch.set_num_threads(1)
 from tests.collector.loops import Data, loss_of, mlp, train
-from gradnoise.collector import Probe, Sampling, _launch, _recorder, attach
+from gradnoise.collector import Probe, Sampling, _launch, _sink, attach
 path = Path(sys.argv[1])
 model, data = mlp(), Data()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -354,7 +354,7 @@ def test_an_endpoint_that_does_not_answer_costs_one_warning(tmp_path: Path, capl
 def test_an_endpoint_out_of_reach_is_mentioned_while_the_training_runs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_recorder, "_LOOK", 0.02)
+    monkeypatch.setattr(_sink, "_LOOK", 0.02)
     monkeypatch.setattr(_launch, "_SILENCE", 0.2)
     model = mlp()
     optimizer = sgd(model)

@@ -28,6 +28,7 @@ from gradnoise.wire import (
     producer_is_alive,
     recover,
     schema,
+    version_of,
 )
 from gradnoise.wire._segment import SegmentWriter
 
@@ -271,15 +272,31 @@ def test_unknown_versions_are_refused_by_name(tmp_path: Path) -> None:
     path = only(tmp_path, "draws-*.arrow")
     data = path.read_bytes()
     key = b"gradnoise.schema_version"
-    where = data.index(b"1", data.index(key) + len(key) - 60)
-    position = next(i for i in range(where - 80, where + 80) if data[i - 4 : i + 1] == b"\x01\x00\x00\x001")
+    where = data.index(b"2", data.index(key) + len(key) - 60)
+    position = next(i for i in range(where - 80, where + 80) if data[i - 4 : i + 1] == b"\x01\x00\x00\x002")
     path.write_bytes(data[:position] + b"9" + data[position + 1 :])
-    with pytest.raises(UnknownSchemaVersionError, match=r"schema version 9; this gradnoise reads \[1\]"):
+    with pytest.raises(UnknownSchemaVersionError, match=r"schema version 9; this gradnoise reads \[1, 2\]"):
         list(Dump(tmp_path).batches(Table.DRAWS, writer.producer))
     run = json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps({**run, "schema_version": 2}))
-    with pytest.raises(UnknownSchemaVersionError, match="schema version 2"):
+    (tmp_path / "run.json").write_text(json.dumps({**run, "schema_version": 3}))
+    with pytest.raises(UnknownSchemaVersionError, match="schema version 3"):
         Dump(tmp_path)
+
+
+def test_batches_of_the_first_version_are_written_and_read_as_they_are(tmp_path: Path) -> None:
+    row = {"step": 3, "theta": 3, "wall_time": 5, "loss": 0.5}
+    old = pa.RecordBatch.from_pylist([row], schema=schema(Table.STEPS, 1))
+    new = pa.RecordBatch.from_pylist([{**row, "divisor": 4.0}], schema=schema(Table.STEPS))
+    writer = DumpWriter(tmp_path, INFO)
+    for batch in (old, new):
+        writer.append(Table.STEPS, batch)
+    writer.close()
+    dump = Dump(tmp_path)
+    found = [stamped.batch for stamped in dump.batches(Table.STEPS, writer.producer)]
+    assert dump.problems == []
+    assert [version_of(Table.STEPS, batch.schema) for batch in found] == [1, 2]
+    assert [batch.to_pylist()[0]["loss"] for batch in found] == [0.5, 0.5]
+    assert len(list(tmp_path.glob("steps-*.arrow"))) == 2  # a segment has one schema
 
 
 def test_what_is_no_dump_is_named(tmp_path: Path) -> None:

@@ -40,11 +40,16 @@ class ClosedWindow:
     rows: int
     non_finite: int
     dropped: int
+    scope: str | None = None
+    job: str | None = None
+    rank: int | None = None
+    world_size: int | None = None
+    thetas: int | None = None
 
     @classmethod
     def of(cls, run: str, producer: str, batch: pa.RecordBatch) -> list[ClosedWindow]:
         """Return the windows that a batch of the ``windows`` table closes."""
-        return [cls(run, producer, **{name: row[name] for name in _COLUMNS}) for row in batch.to_pylist()]
+        return [cls(run, producer, **{name: row.get(name) for name in _COLUMNS}) for row in batch.to_pylist()]
 
 
 _COLUMNS = tuple(field.name for field in fields(ClosedWindow) if field.name not in ("run", "producer"))

@@ -7,6 +7,6 @@ from gradnoise.collector._attach import attach
 from gradnoise.collector._config import Probe, Sampling
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._handle import Handle, Stats
-from gradnoise.collector._recorder import State
+from gradnoise.collector._sink import State
 
 __all__ = ["CollectorError", "Handle", "Probe", "Sampling", "State", "Stats", "attach"]

@@ -17,7 +17,7 @@ from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._handle import Handle
 from gradnoise.collector._join import check_join
 from gradnoise.collector._launch import Shipping, check_endpoint
-from gradnoise.collector._recorder import Recorder, State, inform, warn
+from gradnoise.collector._sink import Sink, State, inform, warn
 from gradnoise.wire import Dump, Group, NotADumpError, RunInfo, WireError, check_run_id
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def attach(
     if there is not None:
         check_join(path, there, info)
     try:
-        recorder = _recorder(path, info, adopt=run is None)
+        sink = _sink(path, info, adopt=run is None)
     except OSError as error:
         reason = f"the dump {path} cannot be written ({error.strerror or error})"
         warn("gradnoise turned itself off: %s. Training goes on", reason)
@@ -95,7 +95,7 @@ def attach(
         taps = Taps(
             model,
             optimizer,
-            recorder=recorder,
+            sink=sink,
             info=info,
             sampling=sampling,
             probe=probe,
@@ -103,14 +103,14 @@ def attach(
             batch_size=batch_size,
         )
     except Exception:
-        recorder.close(1.0)
+        sink.close(1.0)
         raise
     shipping = None
     if endpoint is not None:
-        shipping = Shipping.start(path, recorder.producer, endpoint)
-        recorder.watch(shipping.look)
+        shipping = Shipping.start(path, sink.producer, endpoint)
+        sink.watch(shipping.look)
     inform("recording run %s into %s", info.run, path)
-    return Handle(state=State.RECORDING, run=info.run, path=path, recorder=recorder, taps=taps, shipping=shipping)
+    return Handle(state=State.RECORDING, run=info.run, path=path, sink=sink, taps=taps, shipping=shipping)
 
 
 def _groups(model: torch.nn.Module, sampling: Sampling) -> tuple[Group, ...]:
@@ -176,17 +176,17 @@ def _check(
         raise CollectorError(f"attach(batch_size={batch_size!r}): expected a positive whole number, or None")
 
 
-def _recorder(path: Path, info: RunInfo, *, adopt: bool) -> Recorder:
+def _sink(path: Path, info: RunInfo, *, adopt: bool) -> Sink:
     """Open the dump; a process that gave no run name joins the run of one that was faster."""
     from dataclasses import replace
 
     try:
-        return Recorder(path, info)
+        return Sink(path, info)
     except WireError:
         there = _info_at(path) if adopt else None
         if there is None or there.run == info.run:
             raise
-        return Recorder(path, replace(info, run=there.run))
+        return Sink(path, replace(info, run=there.run))
 
 
 def _info_at(path: Path) -> RunInfo | None:

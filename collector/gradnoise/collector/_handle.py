@@ -8,14 +8,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from gradnoise.collector._recorder import Counters, State, warn
+from gradnoise.collector._sink import Counters, State, warn
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
     from gradnoise.collector._launch import Shipping
-    from gradnoise.collector._recorder import Recorder
+    from gradnoise.collector._sink import Sink
     from gradnoise.collector._taps import Taps
 
 __all__ = ["Handle", "Stats"]
@@ -63,7 +63,7 @@ class Handle:
         run: str | None = None,
         path: Path | None = None,
         error: str | None = None,
-        recorder: Recorder | None = None,
+        sink: Sink | None = None,
         taps: Taps | None = None,
         shipping: Shipping | None = None,
     ) -> None:
@@ -71,16 +71,16 @@ class Handle:
         self.path = path
         self._state = state
         self._error = error
-        self._recorder = recorder
+        self._sink = sink
         self._taps = taps
         self._shipping = shipping
         self._pid = os.getpid()
-        self._closed = recorder is None
-        if recorder is not None:
+        self._closed = sink is None
+        if sink is not None:
             atexit.register(self.close)
 
     def __repr__(self) -> str:
-        state = self._state if self._recorder is None else self._recorder.state
+        state = self._state if self._sink is None else self._sink.state
         where = "" if self.run is None else f" run={self.run!r} path={str(self.path)!r}"
         return f"<Handle {state.value}{where}>"
 
@@ -95,25 +95,25 @@ class Handle:
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until what was recorded so far is in the dump; False after ``timeout`` seconds or a failure."""
-        return self._recorder is not None and self._recorder.flush(timeout)
+        return self._sink is not None and self._sink.flush(timeout)
 
     def stats(self) -> Stats:
         """Return what has been done so far."""
-        recorder = self._recorder
-        if recorder is None:
+        sink = self._sink
+        if sink is None:
             return Stats(self._state, error=self._error)
-        counters: Counters = recorder.counters()
+        counters: Counters = sink.counters()
         shipping = self._shipping
         progress = None if shipping is None else shipping.progress()
         return Stats(
-            state=recorder.state,
+            state=sink.state,
             recorded=counters.rows,
             shipped=0 if progress is None else progress.rows,
             dropped=counters.dropped_rows,
             draws=counters.draws,
             windows=counters.windows,
             theta=0 if self._taps is None else self._taps.theta,
-            error=recorder.error or (None if progress is None else progress.error),
+            error=sink.error or (None if progress is None else progress.error),
         )
 
     def close(self, timeout: float = 10.0) -> None:
@@ -131,7 +131,7 @@ class Handle:
         try:
             if self._taps is not None:
                 self._taps.close()
-            if self._recorder is not None and not self._recorder.close(max(0.0, timeout)):
+            if self._sink is not None and not self._sink.close(max(0.0, timeout)):
                 warn("gradnoise: the dump %s was not written out within %g s", self.path, timeout)
             if self._shipping is not None:
                 self._shipping.finish(max(0.0, deadline - time.monotonic()))

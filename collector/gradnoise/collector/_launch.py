@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._progress import Progress, ShipState
-from gradnoise.collector._recorder import warn
+from gradnoise.collector._sink import warn
 
 if TYPE_CHECKING:
     from pathlib import Path

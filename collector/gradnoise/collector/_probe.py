@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from gradnoise.collector._config import Probe
     from gradnoise.collector._gather import Gatherer
-    from gradnoise.collector._recorder import Recorder
+    from gradnoise.collector._sink import Sink
 
 __all__ = ["ProbeError", "run_probe"]
 
@@ -41,7 +41,7 @@ def run_probe(
     model: torch.nn.Module,
     parameters: Mapping[int, torch.nn.Parameter],
     gatherer: Gatherer,
-    recorder: Recorder,
+    sink: Sink,
     theta: int,
     seed: int,
     batch_size: int | None,
@@ -67,11 +67,11 @@ def run_probe(
                     if not parts:
                         raise ProbeError("the loss it returned depends on no recorded parameter")
                     item = DrawsAt(window, theta, theta, (gatherer.draw(parts),), batch_size)
-                dropped += not recorder.draws(item)
-                if not recorder.recording:
+                dropped += not sink.draws(item)
+                if not sink.recording:
                     return
     finally:
-        recorder.end_window(WindowEnd(window, WindowKind.PROBE, theta, theta, probe.draws, dropped))
+        sink.end_window(WindowEnd(window, WindowKind.PROBE, theta, theta, probe.draws, dropped))
 
 
 def _gradients(closure: Callable[[], object], tensors: list[torch.nn.Parameter]) -> tuple[torch.Tensor | None, ...]:

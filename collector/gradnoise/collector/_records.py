@@ -1,4 +1,4 @@
-"""What a tap hands to the recorder: plain values, or a way to them once the device has delivered."""
+"""What a tap hands to the sink: plain values, or a way to them once the device has delivered."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from gradnoise.wire import WindowKind
+    from gradnoise.wire import Scope, WindowKind
 
-__all__ = ["Draw", "DrawsAt", "Event", "Number", "StepRow", "WindowEnd", "window_id"]
+__all__ = [
+    "Draw",
+    "DrawsAt",
+    "Event",
+    "Number",
+    "Origin",
+    "ReferenceAt",
+    "SketchAt",
+    "StepRow",
+    "WindowEnd",
+    "window_id",
+]
 
 # A number, or a function that waits for it: called on the writer's thread, never on the training thread.
 Number = float | Callable[[], float]
@@ -34,12 +45,14 @@ class Draw:
         nbytes: memory behind ``values``.
         fingerprint: how many of the last values are samples of the parameters at the time: draws handed in as of
             one theta whose fingerprints differ were not taken there, and are refused.
+        norms: gives the float64 squared norms of the groups' whole gradients; None where they are not measured.
     """
 
     groups: NDArray[np.int16]
     values: Values
     nbytes: int
     fingerprint: int = 0
+    norms: Callable[[], NDArray[np.float64]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,7 @@ class DrawsAt:
         window, theta, step: where they belong.
         draws: in the order in which they were taken.
         batch_size: examples in each minibatch; None where unknown.
+        divisor: what the loop divided the loss by, undone in the values written; None where unknown or 1.
     """
 
     window: int
@@ -57,6 +71,7 @@ class DrawsAt:
     step: int
     draws: tuple[Draw, ...]
     batch_size: int | None = None
+    divisor: float | None = None
 
     @property
     def rows(self) -> int:
@@ -70,8 +85,67 @@ class DrawsAt:
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceAt:
+    """The reference gradient of a window: one entry of ``values`` a group.
+
+    Attributes:
+        window, theta: where it belongs.
+        kind: ``full`` or ``mean``.
+        groups: numbers of the groups, ascending.
+        values: float32, one array a group: the reference at its sampled coordinates.
+        norm2: squared norms of the groups' whole reference gradients; None where not measured.
+        minibatches, dataset_size: behind the reference; None where unknown.
+        replacement: whether the minibatches were drawn with replacement; None where unknown.
+    """
+
+    window: int
+    theta: int
+    kind: str
+    groups: tuple[int, ...]
+    values: tuple[NDArray[np.float32], ...]
+    norm2: tuple[float, ...] | None = None
+    minibatches: int | None = None
+    dataset_size: int | None = None
+    replacement: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SketchAt:
+    """Counts of the bfloat16 patterns of a half-difference of two draws, over all recorded parameters.
+
+    Attributes:
+        window, theta: where it belongs.
+        draw: index of the later draw within its window.
+        counts: gives the (65536,) counts, then the number of values that were no bfloat16 numbers: int64.
+        same_theta: both draws are of one theta.
+    """
+
+    window: int
+    theta: int
+    draw: int
+    counts: Callable[[], NDArray[np.int64]]
+    same_theta: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose minibatches a window's draws are.
+
+    Attributes:
+        scope: of this process, or averaged over the job.
+        job: id of the distributed job of which this process is a rank; None outside one.
+        rank, world_size: this process's place in it.
+    """
+
+    scope: Scope
+    job: str | None = None
+    rank: int | None = None
+    world_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WindowEnd:
-    """Closes a window. ``dropped`` counts the draws that a full queue lost."""
+    """Closes a window. ``dropped`` counts the draws that were lost; None as ``origin`` is an unknown one."""
 
     window: int
     kind: WindowKind
@@ -79,6 +153,7 @@ class WindowEnd:
     last_step: int
     declared: int
     dropped: int
+    origin: Origin | None = None
 
 
 @dataclass(slots=True)
@@ -93,6 +168,9 @@ class StepRow:
     beta1: Number | None = None
     beta2: Number | None = None
     batch_size: int | None = None
+    divisor: float | None = None
+    loss_scale: Number | None = None
+    clip_factor: Number | None = None
     metrics: dict[str, Number] = field(default_factory=dict)
 
 

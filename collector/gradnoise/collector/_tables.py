@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import time
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gradnoise.collector._records import DrawsAt, Number, StepRow, WindowEnd
+    from gradnoise.collector._records import DrawsAt, Number, ReferenceAt, SketchAt, StepRow, WindowEnd
     from gradnoise.wire import RunInfo
 
 __all__ = ["BATCH_BYTES", "AmbiguousDrawsError", "TableBuilder"]
@@ -39,6 +41,8 @@ class _Tally:
     non_finite: int = 0
     first_theta: int = 0
     last_theta: int = 0
+    thetas: int = 0  # hash of the thetas and their fingerprints
+    marked: bool = False  # every theta had a fingerprint
     # group number -> (first step, draws)
     bad_groups: dict[int, tuple[int, int]] = field(default_factory=dict)
 
@@ -54,6 +58,7 @@ class _Pending:
     batch_size: list[int] = field(default_factory=list)  # 0 is unknown
     groups: list[NDArray[np.int16]] = field(default_factory=list)
     values: list[NDArray[np.float32]] = field(default_factory=list)
+    norm2: list[NDArray[np.float64]] = field(default_factory=list)  # NaN is unknown
     nbytes: int = 0
     completed: int = 0  # draws whose last piece is here
 
@@ -94,20 +99,28 @@ class TableBuilder:
         for draw in item.draws:
             values = draw.values()
             cut = len(values) - draw.fingerprint
-            arrays.append(values[:cut])
+            array = values[:cut]
+            arrays.append(array if item.divisor is None else array * np.float32(item.divisor))
             prints.add(values[cut:].tobytes())
         if len(prints) > 1:
             raise AmbiguousDrawsError
         tally = self._tallies.get(item.window)
         if tally is None:
-            tally = self._tallies[item.window] = _Tally(first_theta=item.theta)
+            tally = self._tallies[item.window] = _Tally(first_theta=item.theta, marked=True)
         tally.last_theta = item.theta
+        print_ = prints.pop()
+        tally.marked = tally.marked and bool(print_)
+        tally.thetas = zlib.crc32(struct.pack("<q", item.theta) + print_, tally.thetas)
         for draw, array in zip(item.draws, arrays, strict=True):
             widths = self._widths[draw.groups]
             self._count_non_finite(tally, item.step, draw.groups, widths, array)
+            norms = np.full(len(draw.groups), np.nan) if draw.norms is None else draw.norms()
+            if item.divisor is not None:
+                norms = norms * item.divisor**2
             start = 0
             for first, last, size in self._pieces(widths):
-                self._add_rows(item, tally.recorded, draw.groups[first:last], array[start : start + size])
+                values = array[start : start + size]
+                self._add_rows(item, tally.recorded, draw.groups[first:last], values, norms[first:last])
                 start += size
             tally.recorded += 1
             tally.rows += len(draw.groups)
@@ -141,7 +154,14 @@ class TableBuilder:
             first, count = tally.bad_groups.get(number, (step, 0))
             tally.bad_groups[number] = (first, count + 1)
 
-    def _add_rows(self, item: DrawsAt, draw: int, groups: NDArray[np.int16], values: NDArray[np.float32]) -> None:
+    def _add_rows(
+        self,
+        item: DrawsAt,
+        draw: int,
+        groups: NDArray[np.int16],
+        values: NDArray[np.float32],
+        norm2: NDArray[np.float64],
+    ) -> None:
         pending = self._draws
         nbytes = values.nbytes + len(groups) * _ROW_BYTES
         if pending.nbytes and pending.nbytes + nbytes > BATCH_BYTES:
@@ -154,7 +174,53 @@ class TableBuilder:
         pending.batch_size.append(item.batch_size or 0)
         pending.groups.append(groups)
         pending.values.append(values)
+        pending.norm2.append(norm2)
         pending.nbytes += nbytes
+
+    def add_reference(self, item: ReferenceAt) -> None:
+        """Write the reference of a window."""
+        norms: list[float | None] = [None] * len(item.groups) if item.norm2 is None else list(item.norm2)
+        rows = [
+            {
+                "window": item.window,
+                "theta": item.theta,
+                "group": self._names[group],
+                "kind": item.kind,
+                "values": values,
+                "norm2": norm2,
+                "dataset_size": item.dataset_size,
+                "replacement": item.replacement,
+                "minibatches": item.minibatches,
+            }
+            for group, values, norm2 in zip(item.groups, item.values, norms, strict=True)
+        ]
+        where = schema(Table.REFERENCE)
+        columns = [
+            pa.array([row[name] for row in rows], where.field(name).type) for name in where.names if name != "group"
+        ]
+        codes = pa.array(np.array(item.groups, np.int16))
+        columns.insert(where.get_field_index("group"), self._grouped(codes))
+        self._append(Table.REFERENCE, pa.RecordBatch.from_arrays(columns, schema=where))
+
+    def _grouped(self, codes: pa.Array) -> pa.Array:
+        return pa.DictionaryArray.from_arrays(codes, self._dictionary).cast(GROUP_TYPE)
+
+    def add_sketch(self, item: SketchAt) -> None:
+        """Write one sketch, the patterns that occur only."""
+        counts = item.counts()
+        cells = np.flatnonzero(counts[:-1])
+        row = {
+            "window": item.window,
+            "theta": item.theta,
+            "draw": item.draw,
+            "cells": cells.astype(np.uint16),
+            "counts": counts[cells].astype(np.uint32),
+            "inexact": int(counts[-1]),
+            "same_theta": item.same_theta,
+        }
+        where = schema(Table.SKETCHES)
+        columns = [pa.array([row[name]], where.field(name).type) for name in where.names]
+        self._append(Table.SKETCHES, pa.RecordBatch.from_arrays(columns, schema=where))
 
     def add_step(self, row: StepRow) -> None:
         """Take one row of the steps table."""
@@ -175,6 +241,7 @@ class TableBuilder:
             detail = f"draws of window {end.window} lost: the disk was slower than the training"
             self._events.append(Event(now, "dropped", end.dropped, detail, end.first_step))
         self.flush()
+        origin = end.origin
         row = {
             "window": end.window,
             "kind": end.kind.value,
@@ -187,6 +254,11 @@ class TableBuilder:
             "rows": tally.rows,
             "non_finite": tally.non_finite,
             "dropped": end.dropped,
+            "scope": None if origin is None else origin.scope.value,
+            "job": None if origin is None else origin.job,
+            "rank": None if origin is None else origin.rank,
+            "world_size": None if origin is None else origin.world_size,
+            "thetas": tally.thetas if tally.marked else None,
         }
         self._append(Table.WINDOWS, pa.RecordBatch.from_pylist([row], schema=schema(Table.WINDOWS)))
         self.windows_written += 1
@@ -210,6 +282,7 @@ class TableBuilder:
         offsets = np.zeros(len(groups) + 1, np.int32)
         np.cumsum(self._widths[groups], out=offsets[1:])
         sizes = np.repeat(np.array(pending.batch_size, np.int32), counts)
+        norm2 = np.concatenate(pending.norm2)
         where = schema(Table.DRAWS)
         batch = pa.RecordBatch.from_arrays(
             [
@@ -217,12 +290,12 @@ class TableBuilder:
                 pa.array(np.repeat(np.array(pending.theta, np.int64), counts)),
                 pa.array(np.repeat(np.array(pending.draw, np.int32), counts)),
                 pa.array(np.repeat(np.array(pending.step, np.int64), counts)),
-                pa.DictionaryArray.from_arrays(pa.array(groups), self._dictionary).cast(GROUP_TYPE),
+                self._grouped(pa.array(groups)),
                 pa.array(sizes, mask=sizes == 0),
                 pa.ListArray.from_arrays(
                     pa.array(offsets), pa.array(np.concatenate(pending.values)), type=where.field("values").type
                 ),
-                pa.nulls(len(groups), pa.float64()),
+                pa.array(norm2, mask=np.isnan(norm2)),
             ],
             schema=where,
         )
@@ -246,6 +319,9 @@ def _steps_batch(rows: list[StepRow]) -> pa.RecordBatch:
                 "beta1": _number(row.beta1),
                 "beta2": _number(row.beta2),
                 "batch_size": row.batch_size,
+                "divisor": row.divisor,
+                "loss_scale": _number(row.loss_scale),
+                "clip_factor": _number(row.clip_factor),
                 "wall_time": row.wall_time_ns // 1000,
                 "metrics": [(name, _number(value)) for name, value in row.metrics.items()] or None,
             }

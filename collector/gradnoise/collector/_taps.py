@@ -20,16 +20,16 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from gradnoise.collector._gather import Gatherer, UnsupportedGradientError, to_host
 from gradnoise.collector._hooks import LeafHooks
 from gradnoise.collector._probe import ProbeError, run_probe
-from gradnoise.collector._recorder import AMBIGUOUS
 from gradnoise.collector._records import Draw, DrawsAt, StepRow, WindowEnd, window_id
+from gradnoise.collector._sink import AMBIGUOUS
 from gradnoise.wire import Group, WindowKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gradnoise.collector._config import Probe, Sampling
-    from gradnoise.collector._recorder import Recorder
     from gradnoise.collector._records import Number
+    from gradnoise.collector._sink import Sink
     from gradnoise.wire import RunInfo
 
 __all__ = ["DRAWS_PER_THETA", "Taps"]
@@ -71,7 +71,7 @@ class _AtTheta:
 
 
 class Taps:
-    """Hooks on a model and its optimisers that feed a :class:`Recorder`.
+    """Hooks on a model and its optimisers that feed a :class:`Sink`.
 
     Every entry point is guarded: an unexpected exception turns the collector off and never reaches the training.
 
@@ -84,7 +84,7 @@ class Taps:
         model: torch.nn.Module,
         optimizer: Optimizer | None,
         *,
-        recorder: Recorder,
+        sink: Sink,
         info: RunInfo,
         sampling: Sampling,
         probe: Probe | None,
@@ -92,7 +92,7 @@ class Taps:
         batch_size: int | None,
     ) -> None:
         self._model = weakref.ref(model)
-        self._recorder = recorder
+        self._sink = sink
         self._sampling = sampling
         self._probe = probe
         self._unprobed = probe  # until the first probe runs
@@ -151,7 +151,7 @@ class Taps:
             if self._stopped:
                 self._stop()
             elif torch._C._current_graph_task_id() != -1:
-                self._recorder.fail("optimizer.step() inside a backward pass cannot be told from two updates")
+                self._sink.fail("optimizer.step() inside a backward pass cannot be told from two updates")
                 self._stop()
             else:
                 self._update(optimizer)
@@ -215,10 +215,10 @@ class Taps:
             self._settle()
             self._end_window()
             for row in self._rows.values():
-                self._recorder.step(row)
+                self._sink.step(row)
             self._rows.clear()
             if self._unprobed is not None:
-                self._recorder.warn_once(
+                self._sink.warn_once(
                     "no probe",
                     "gradnoise: no probe ran: the first comes at update %d; %d updates were seen",
                     self._unprobed.every,
@@ -274,7 +274,7 @@ class Taps:
             if self._theta == 0 and len(at.draws) >= DRAWS_PER_THETA:
                 self._end_window()
                 self._hooks.disarm()
-                self._recorder.warn_once(
+                self._sink.warn_once(
                     "no update",
                     "gradnoise saw %d backward passes and no optimizer.step(): recording waits for the first one. "
                     "Pass attach() the optimizer whose step() updates the model",
@@ -291,8 +291,8 @@ class Taps:
         window.last_step = self._theta
         if at.backwards > 1 and (at.changed or self.forwards != at.backwards):
             detail = "parameters changed" if at.changed else f"{at.backwards} backwards, {self.forwards} forwards"
-            self._recorder.event("ambiguous_backwards", detail, count=at.backwards, step=self._theta)
-            self._recorder.warn_once("ambiguous", AMBIGUOUS)
+            self._sink.event("ambiguous_backwards", detail, count=at.backwards, step=self._theta)
+            self._sink.warn_once("ambiguous", AMBIGUOUS)
             return
         if not at.draws:
             return
@@ -302,11 +302,11 @@ class Taps:
         item = DrawsAt(number, self._theta, self._theta, tuple(at.draws), batch_size)
         window.draws += len(at.draws)
         window.thetas += 1
-        if not self._recorder.draws(item):
+        if not self._sink.draws(item):
             window.dropped += len(at.draws)
 
     def _update(self, optimizer: Optimizer) -> None:
-        if not self._recorder.recording:
+        if not self._sink.recording:
             self._stop()
             return
         theta = self._theta
@@ -328,7 +328,7 @@ class Taps:
         window, self._window = self._window, None
         if window is None or not window.backwards:
             return
-        self._recorder.end_window(
+        self._sink.end_window(
             WindowEnd(
                 window_id(window.first_step, probe=False),
                 window.kind,
@@ -351,15 +351,15 @@ class Taps:
                 model=model,
                 parameters=self._hooks.parameters(model),
                 gatherer=self._gatherer,
-                recorder=self._recorder,
+                sink=self._sink,
                 theta=self._theta,
                 seed=self._sampling.seed,
                 batch_size=self._batch_size,
             )
         except ProbeError as error:
             self._probe = None
-            self._recorder.event("probe_failed", str(error), step=self._theta)
-            self._recorder.warn_once(
+            self._sink.event("probe_failed", str(error), step=self._theta)
+            self._sink.warn_once(
                 "probe", "gradnoise stops probing: at step %d the probe's closure failed: %s", self._theta, error
             )
         finally:
@@ -383,7 +383,7 @@ class Taps:
             row.beta1 = self._number("beta1", betas[0] if betas else options.get("momentum"))
             row.beta2 = self._number("beta2", betas[1] if betas else None)
         for step in [step for step in self._rows if step < theta]:
-            self._recorder.step(self._rows.pop(step))
+            self._sink.step(self._rows.pop(step))
 
     def _number(self, name: str, value: Any) -> Number | None:
         """Return a number, or for a tensor on a device a function that waits for it."""
@@ -395,7 +395,7 @@ class Taps:
         try:
             return float(value)
         except (TypeError, ValueError):
-            self._recorder.warn_once(
+            self._sink.warn_once(
                 f"log {name}", "gradnoise ignores log(%s=%r): expected a number or a tensor of one element", name, value
             )
             return None
@@ -412,11 +412,11 @@ class Taps:
     def _unsupported(self, number: int, error: UnsupportedGradientError) -> None:
         name = self._names[number]
         key = f"unsupported {name}"
-        if self._recorder.warn_once(key, "gradnoise does not record %s: %s", name, error):
-            self._recorder.event("unsupported_gradient", str(error), step=self._theta, group=name)
+        if self._sink.warn_once(key, "gradnoise does not record %s: %s", name, error):
+            self._sink.event("unsupported_gradient", str(error), step=self._theta, group=name)
 
     def _fail(self, error: Exception) -> None:
-        self._recorder.fail(f"unexpected {type(error).__name__} in a training hook: {error}")
+        self._sink.fail(f"unexpected {type(error).__name__} in a training hook: {error}")
         self._stop()
 
     def _stop(self) -> None:

@@ -16,7 +16,16 @@ from gradnoise.wire._errors import (
 from gradnoise.wire._reader import Dump, Problem, ProblemKind
 from gradnoise.wire._recovery import Recovery, recover
 from gradnoise.wire._run import Group, RunInfo, check_run_id
-from gradnoise.wire._schemas import GROUP_TYPE, SCHEMA_VERSION, SUPPORTED_VERSIONS, Table, WindowKind, schema
+from gradnoise.wire._schemas import (
+    GROUP_TYPE,
+    SCHEMA_VERSION,
+    SUPPORTED_VERSIONS,
+    Scope,
+    Table,
+    WindowKind,
+    schema,
+    version_of,
+)
 from gradnoise.wire._segment import Place, Segment
 from gradnoise.wire._stamp import Stamped, pack, unpack
 from gradnoise.wire._tailer import Tailer
@@ -37,6 +46,7 @@ __all__ = [
     "Recovery",
     "RunExistsError",
     "RunInfo",
+    "Scope",
     "Segment",
     "Stamped",
     "SyncError",
@@ -53,4 +63,5 @@ __all__ = [
     "recover",
     "schema",
     "unpack",
+    "version_of",
 ]

@@ -1,7 +1,8 @@
 """Arrow schemas of a dump's tables, versioned.
 
-Readers accept every version up to :data:`SCHEMA_VERSION`; a newer one is refused by name. A reader ignores
-files of tables it does not know, so that a new table is no new version.
+Readers accept every version up to :data:`SCHEMA_VERSION`; a newer one is refused by name. Columns are only ever
+added, nullable, at the end: what reads a column of a later version takes its absence for null. A reader ignores files
+of tables it does not know, so that a new table is no new version.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-__all__ = ["GROUP_TYPE", "SCHEMA_VERSION", "SUPPORTED_VERSIONS", "Table", "WindowKind", "schema"]
+__all__ = ["GROUP_TYPE", "SCHEMA_VERSION", "SUPPORTED_VERSIONS", "Scope", "Table", "WindowKind", "schema", "version_of"]
 
-SCHEMA_VERSION = 1
-SUPPORTED_VERSIONS = frozenset({1})
+SCHEMA_VERSION = 2
+SUPPORTED_VERSIONS = frozenset({1, 2})
 
 
 class Table(StrEnum):
@@ -21,6 +22,7 @@ class Table(StrEnum):
 
     DRAWS = "draws"
     REFERENCE = "reference"
+    SKETCHES = "sketches"
     STEPS = "steps"
     EVENTS = "events"
     WINDOWS = "windows"
@@ -36,6 +38,17 @@ class WindowKind(StrEnum):
     BURST = "burst"
     PROBE = "probe"
     MICROBATCH = "microbatch"
+
+
+class Scope(StrEnum):
+    """Whose minibatch a draw is, as the column ``scope`` of the table ``windows`` says it.
+
+    ``PROCESS``: of one process, before anything is averaged over the ranks of a job. ``GLOBAL``: of the job, averaged
+    over its ranks (what sharded training leaves to see).
+    """
+
+    PROCESS = "process"
+    GLOBAL = "global"
 
 
 # 16-bit codes into the run's group names: two bytes a row instead of a repeated name.
@@ -75,6 +88,17 @@ _SCHEMAS: dict[Table, pa.Schema] = {
             _field("norm2", pa.float64(), "squared norm of the group's whole reference gradient", null=True),
             _field("dataset_size", pa.int64(), "examples behind the reference; null where unknown", null=True),
             _field("replacement", pa.bool_(), "minibatches drawn with replacement; null if unknown", null=True),
+        ]
+    ),
+    Table.SKETCHES: pa.schema(
+        [
+            _WINDOW,
+            _THETA,
+            _field("draw", pa.int32(), "index of the later draw of the pair within its window"),
+            _field("cells", pa.list_(pa.field("item", pa.uint16(), nullable=False)), "bfloat16 patterns that occur"),
+            _field("counts", pa.list_(pa.field("item", pa.uint32(), nullable=False)), "how often, one a cell"),
+            _field("inexact", pa.int64(), "values that are no bfloat16 numbers and were truncated to one"),
+            _field("same_theta", pa.bool_(), "both draws of the pair are of one theta"),
         ]
     ),
     Table.STEPS: pa.schema(
@@ -118,6 +142,37 @@ _SCHEMAS: dict[Table, pa.Schema] = {
 }
 
 
-def schema(table: Table) -> pa.Schema:
-    """Return the Arrow schema of ``table`` at :data:`SCHEMA_VERSION`, field descriptions in the metadata."""
-    return _SCHEMAS[table]
+# Columns that version 2 has and version 1 had not.
+_ADDED: dict[Table, tuple[pa.Field, ...]] = {
+    Table.REFERENCE: (
+        _field("minibatches", pa.int32(), "minibatches behind the reference; null where unknown", null=True),
+    ),
+    Table.STEPS: (
+        _field("divisor", pa.float64(), "what the loop divided its loss by; undone in the draws' values", null=True),
+        _field("loss_scale", pa.float64(), "scale of the loss scaler; undone in the draws' values", null=True),
+        _field(
+            "clip_factor", pa.float64(), "norm of the gradient as stepped with, over its norm as recorded", null=True
+        ),
+    ),
+    Table.WINDOWS: (
+        _field("scope", pa.utf8(), "whose minibatches: process (this process's) or global (the job's)", null=True),
+        _field("job", pa.utf8(), "id of the distributed job of which the producer is a rank", null=True),
+        _field("rank", pa.int32(), "the producer's rank in its job", null=True),
+        _field("world_size", pa.int32(), "ranks of the job that record", null=True),
+        _field("thetas", pa.int64(), "hash of samples of the parameters at the window's thetas", null=True),
+    ),
+}
+
+
+def schema(table: Table, version: int = SCHEMA_VERSION) -> pa.Schema:
+    """Return the Arrow schema of ``table`` at a version, field descriptions in the metadata."""
+    basic = _SCHEMAS[table]
+    return basic if version == 1 else pa.schema([*basic, *_ADDED.get(table, ())])
+
+
+def version_of(table: Table, found: pa.Schema) -> int | None:
+    """Return the latest supported version at which ``table`` has exactly the schema ``found``; None if none."""
+    for version in sorted(SUPPORTED_VERSIONS, reverse=True):
+        if found.equals(schema(table, version), check_metadata=False):
+            return version
+    return None

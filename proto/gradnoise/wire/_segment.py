@@ -118,21 +118,27 @@ class SegmentWriter:
 
     A write error (:class:`OSError`) leaves the file readable up to the last whole batch; the writer is then unusable.
 
+    Args:
+        directory: where the segment lies.
+        segment: its name.
+        run: the run id.
+        version: schema version of its batches.
+
     Raises:
         FileExistsError: the segment exists already.
     """
 
-    def __init__(self, directory: Path, segment: Segment, run: str) -> None:
+    def __init__(self, directory: Path, segment: Segment, run: str, *, version: int = SCHEMA_VERSION) -> None:
         self.segment = segment
         self._directory = directory
         self._path = segment.path(directory, sealed=False)
         metadata = {
-            _VERSION_KEY: b"%d" % SCHEMA_VERSION,
+            _VERSION_KEY: b"%d" % version,
             b"gradnoise.run": run.encode(),
             b"gradnoise.table": segment.table.encode(),
             b"gradnoise.producer": segment.producer.encode(),
         }
-        self._schema = schema(segment.table).with_metadata(metadata)
+        self._schema = schema(segment.table, version).with_metadata(metadata)
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._sink = _Sink(self._fd)
         self._file = pa.PythonFile(self._sink, mode="w")
@@ -146,7 +152,9 @@ class SegmentWriter:
         return self._sink.size
 
     def accepts(self, batch: pa.RecordBatch) -> bool:
-        """Whether the batch's dictionaries are this segment's: the file layout allows one set only."""
+        """Whether the batch has this segment's schema and dictionaries: the file layout allows one set only."""
+        if not batch.schema.equals(self._schema, check_metadata=False):
+            return False
         return self._dictionaries is None or all(
             old.equals(new) for old, new in zip(self._dictionaries, _dictionaries(batch), strict=True)
         )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from gradnoise.collector._records import DrawsAt, Event, StepRow, WindowEnd
+from gradnoise.collector._records import DrawsAt, Event, ReferenceAt, SketchAt, StepRow, WindowEnd
 from gradnoise.collector._tables import BATCH_BYTES, AmbiguousDrawsError, TableBuilder
 from gradnoise.wire import DumpWriter
 
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
     from gradnoise.wire import RunInfo
 
-__all__ = ["AMBIGUOUS", "QUEUE_BYTES", "Counters", "Recorder", "State", "inform", "warn"]
+__all__ = ["AMBIGUOUS", "QUEUE_BYTES", "Counters", "Sink", "State", "inform", "warn"]
 
 QUEUE_BYTES = 64 << 20
 _LINGER = 1.0  # seconds a row may wait for its batch to fill
 _GATHER = 0.1  # seconds the writer lets records collect: each waking of it takes the interpreter from the training
 _LOOK = 2.0  # seconds between two looks of the writer at what it watches
+_SKETCH_BYTES = 8 << 16
 _ROW_BYTES = 512  # what a row of steps or events is taken to hold in memory
 
 _log = logging.getLogger("gradnoise")
@@ -56,7 +57,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What a recorder has done: draws, rows of the draws table and windows written; draws and rows dropped."""
+    """What a sink has done: draws, rows of the draws table and windows written; draws and rows dropped."""
 
     draws: int = 0
     rows: int = 0
@@ -84,10 +85,10 @@ class _Watch:
     look: Callable[[], bool]
 
 
-_Item = DrawsAt | WindowEnd | StepRow | Event | threading.Event | _Watch
+_Item = DrawsAt | ReferenceAt | SketchAt | WindowEnd | StepRow | Event | threading.Event | _Watch
 
 
-class Recorder:
+class Sink:
     """Records draws, windows, steps and events into a dump from a thread of its own.
 
     Args:
@@ -124,7 +125,7 @@ class Recorder:
 
     @property
     def here(self) -> bool:
-        """Whether this is the process that made the recorder (not a forked child of it)."""
+        """Whether this is the process that made the sink (not a forked child of it)."""
         return os.getpid() == self._pid
 
     @property
@@ -134,7 +135,7 @@ class Recorder:
 
     @property
     def state(self) -> State:
-        """Where the recorder stands."""
+        """Where the sink stands."""
         return self._state
 
     def counters(self) -> Counters:
@@ -155,6 +156,14 @@ class Recorder:
         self._dropped_draws += len(item.draws)
         self._dropped_rows += item.rows
         return False
+
+    def reference(self, item: ReferenceAt) -> bool:
+        """Offer the reference of a window."""
+        return self._offer(item, _ROW_BYTES + sum(values.nbytes for values in item.values))
+
+    def sketch(self, item: SketchAt) -> bool:
+        """Offer a sketch."""
+        return self._offer(item, _SKETCH_BYTES)
 
     def end_window(self, end: WindowEnd) -> None:
         """Close a window; never dropped."""
@@ -184,7 +193,7 @@ class Recorder:
         return True
 
     def fail(self, reason: str) -> None:
-        """Turn the recorder off for good, with one warning; what is written stays readable."""
+        """Turn the sink off for good, with one warning; what is written stays readable."""
         with self._wake:
             if self._state is not State.RECORDING:
                 return
@@ -310,6 +319,10 @@ class Recorder:
                     Event(time.time_ns(), "ambiguous_backwards", len(item.draws), "parameters changed", item.step)
                 )
                 self.warn_once("ambiguous", AMBIGUOUS)
+        elif isinstance(item, ReferenceAt):
+            self._tables.add_reference(item)
+        elif isinstance(item, SketchAt):
+            self._tables.add_sketch(item)
         elif isinstance(item, WindowEnd):
             self._tables.end_window(item)
         elif isinstance(item, StepRow):
@@ -325,19 +338,19 @@ class Recorder:
                 item.set()
 
 
-_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+_sinks: weakref.WeakSet[Sink] = weakref.WeakSet()
 _hooked = False
 
 
-def _disown_in_children(recorder: Recorder) -> None:
+def _disown_in_children(sink: Sink) -> None:
     """Let forked children (data loader workers) drop the dump's lock, which would outlive this process in them."""
     global _hooked
-    _recorders.add(recorder)
+    _sinks.add(sink)
     if not _hooked:
         _hooked = True
         os.register_at_fork(after_in_child=_disown)
 
 
 def _disown() -> None:
-    for recorder in list(_recorders):
-        recorder._writer.disown()
+    for sink in list(_sinks):
+        sink._writer.disown()

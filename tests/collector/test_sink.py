@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from gradnoise.collector._recorder import Recorder, State
 from gradnoise.collector._records import Draw, DrawsAt, WindowEnd, window_id
+from gradnoise.collector._sink import Sink, State
 from gradnoise.wire import Dump, DumpWriter, Group, RunInfo, Table, WindowKind
 
 from .loops import counted, messages, rows
@@ -42,11 +42,11 @@ def test_window_ids_tell_probes_from_bursts_at_the_same_step() -> None:
 def test_a_draw_larger_than_a_batch_is_split_between_groups(tmp_path: Path) -> None:
     widths = (200_000, 100_000, 300_000, 10, 150_000)
     values = np.arange(sum(widths), dtype=np.float32)
-    recorder = Recorder(tmp_path, info(*widths))
-    assert recorder.draws(DrawsAt(0, 0, 0, (draw(values, [0, 1, 2, 3, 4]),)))
-    recorder.end_window(end(0))
-    assert recorder.close(10)
-    batches = [s.batch for s in Dump(tmp_path).batches(Table.DRAWS, recorder.producer)]
+    sink = Sink(tmp_path, info(*widths))
+    assert sink.draws(DrawsAt(0, 0, 0, (draw(values, [0, 1, 2, 3, 4]),)))
+    sink.end_window(end(0))
+    assert sink.close(10)
+    batches = [s.batch for s in Dump(tmp_path).batches(Table.DRAWS, sink.producer)]
     assert [batch.num_rows for batch in batches] == [1, 1, 1, 2]
     joined = np.concatenate([batch.column("values").values.to_numpy() for batch in batches])
     np.testing.assert_array_equal(joined, values)
@@ -57,13 +57,13 @@ def test_a_draw_larger_than_a_batch_is_split_between_groups(tmp_path: Path) -> N
 def test_draws_with_differing_fingerprints_are_refused_as_a_whole(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recorder = Recorder(tmp_path, info(2))
+    sink = Sink(tmp_path, info(2))
     one, other = np.array([1, 2, 7], np.float32), np.array([3, 4, 8], np.float32)
-    recorder.draws(DrawsAt(0, 0, 0, (draw(one, [0], 1), draw(other, [0], 1))))
-    recorder.draws(DrawsAt(0, 1, 1, (draw(one, [0], 1),)))
-    recorder.draws(DrawsAt(0, 2, 2, (draw(other, [0], 1), draw(other, [0], 1))))
-    recorder.end_window(end(0))
-    assert recorder.close(10)
+    sink.draws(DrawsAt(0, 0, 0, (draw(one, [0], 1), draw(other, [0], 1))))
+    sink.draws(DrawsAt(0, 1, 1, (draw(one, [0], 1),)))
+    sink.draws(DrawsAt(0, 2, 2, (draw(other, [0], 1), draw(other, [0], 1))))
+    sink.end_window(end(0))
+    assert sink.close(10)
     assert [(row["theta"], row["draw"], row["values"]) for row in rows(tmp_path)] == [
         (1, 0, [1.0, 2.0]),
         (2, 1, [3.0, 4.0]),
@@ -81,59 +81,59 @@ def test_a_full_queue_drops_and_counts_and_never_waits(tmp_path: Path) -> None:
         assert gate.wait(30)
         return np.zeros(1000, np.float32)
 
-    recorder = Recorder(tmp_path, info(1000), queue_bytes=10_000)
+    sink = Sink(tmp_path, info(1000), queue_bytes=10_000)
     item = DrawsAt(0, 0, 0, (Draw(np.zeros(1, np.int16), slow, 4000),))
-    accepted = [recorder.draws(item)]
+    accepted = [sink.draws(item)]
     assert entered.wait(30)
-    accepted += [recorder.draws(item) for _ in range(5)]
+    accepted += [sink.draws(item) for _ in range(5)]
     assert accepted == [True, True, False, False, False, False]
-    recorder.end_window(end(0, dropped=accepted.count(False)))
+    sink.end_window(end(0, dropped=accepted.count(False)))
     gate.set()
-    assert recorder.close(10)
-    counters = recorder.counters()
+    assert sink.close(10)
+    counters = sink.counters()
     assert (counters.rows, counters.draws, counters.dropped_draws, counters.dropped_rows) == (2, 2, 4, 4)
     (window,) = rows(tmp_path, Table.WINDOWS)
     assert (window["recorded"], window["dropped"]) == (2, 4)
     assert counted(tmp_path)["dropped"] == 4
-    assert recorder.state is State.CLOSED
+    assert sink.state is State.CLOSED
 
 
 def test_rows_reach_the_disk_without_being_asked_within_seconds(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, info(2))
+    sink = Sink(tmp_path, info(2))
     arrived = threading.Event()
-    append = recorder._tables._append
+    append = sink._tables._append
 
     def watched(table: Table, batch: pa.RecordBatch) -> object:
         result = append(table, batch)
         arrived.set()
         return result
 
-    recorder._tables._append = watched
-    recorder.draws(DrawsAt(0, 0, 0, (draw(np.ones(2, np.float32), [0]),)))
+    sink._tables._append = watched
+    sink.draws(DrawsAt(0, 0, 0, (draw(np.ones(2, np.float32), [0]),)))
     assert arrived.wait(20)
     assert len(rows(tmp_path)) == 1
-    recorder.close(10)
+    sink.close(10)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("a bug")])
-def test_a_failing_write_turns_the_recorder_off_with_one_warning(
+def test_a_failing_write_turns_the_sink_off_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    recorder = Recorder(tmp_path, info(2))
+    sink = Sink(tmp_path, info(2))
     item = DrawsAt(0, 0, 0, (draw(np.ones(2, np.float32), [0]),))
-    recorder.draws(item)
-    assert recorder.flush(10)
+    sink.draws(item)
+    assert sink.flush(10)
 
     def failing(*_: object) -> None:
         raise error
 
-    recorder._tables._append = failing
-    recorder.draws(item)
-    assert not recorder.flush(10)
-    assert recorder.state is State.OFF
-    assert not recorder.draws(item)
-    assert not recorder.recording
-    assert recorder.close(10)
+    sink._tables._append = failing
+    sink.draws(item)
+    assert not sink.flush(10)
+    assert sink.state is State.OFF
+    assert not sink.draws(item)
+    assert not sink.recording
+    assert sink.close(10)
     (message,) = messages(caplog)
     assert str(error.args[-1]) in message
     assert str(tmp_path) in message
@@ -143,8 +143,8 @@ def test_a_failing_write_turns_the_recorder_off_with_one_warning(
 def test_a_dump_that_cannot_be_sealed_stays_readable(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder = Recorder(tmp_path, info(2))
-    recorder.draws(DrawsAt(0, 0, 0, (draw(np.ones(2, np.float32), [0]),)))
+    sink = Sink(tmp_path, info(2))
+    sink.draws(DrawsAt(0, 0, 0, (draw(np.ones(2, np.float32), [0]),)))
     close = DumpWriter.close
 
     def failing(writer: DumpWriter) -> None:
@@ -152,8 +152,8 @@ def test_a_dump_that_cannot_be_sealed_stays_readable(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(DumpWriter, "close", failing)
-    assert recorder.close(10)
-    assert recorder.state is State.OFF
+    assert sink.close(10)
+    assert sink.state is State.OFF
     assert "could not be sealed" in messages(caplog)[0]
     assert len(rows(tmp_path)) == 1
 
@@ -166,9 +166,9 @@ def test_a_broken_logging_handler_does_not_reach_the_training(tmp_path: Path) ->
     logger, handler = logging.getLogger("gradnoise"), Broken()
     logger.addHandler(handler)
     try:
-        recorder = Recorder(tmp_path, info(2))
-        recorder.fail("a reason")
-        assert recorder.state is State.OFF
-        assert recorder.close(10)
+        sink = Sink(tmp_path, info(2))
+        sink.fail("a reason")
+        assert sink.state is State.OFF
+        assert sink.close(10)
     finally:
         logger.removeHandler(handler)
