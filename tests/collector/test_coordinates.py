@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradnoise.collector import CollectorError, Probe, Sampling
+from gradnoise.collector import CollectorError, Limits, Probe, Sampling
 from gradnoise.collector._coordinates import sample_coordinates
 
 
@@ -53,9 +54,10 @@ def test_coordinates_cover_the_group_evenly() -> None:
         ({"seed": -1}, "seed=-1"),
         ({"burst": 1.5}, "burst=1.5"),
         ({"coordinates": True}, "coordinates=True"),
+        ({"norms": 1}, "norms=1"),
     ],
 )
-def test_a_sampling_out_of_range_is_refused(arguments: dict[str, int], text: str) -> None:
+def test_a_sampling_out_of_range_is_refused(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(CollectorError, match=text):
         Sampling(**arguments)
 
@@ -67,3 +69,9 @@ def test_a_probe_out_of_range_is_refused() -> None:
         Probe(lambda: 0, draws=1)
     with pytest.raises(CollectorError, match="every=0"):
         Probe(lambda: 0, every=0)
+
+
+@pytest.mark.parametrize("arguments", [{"memory": 0}, {"spool": 1000}, {"memory": 1e9}])
+def test_limits_out_of_range_are_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(CollectorError, match=r"Limits\((memory|spool)="):
+        Limits(**arguments)

@@ -4,9 +4,9 @@ Importing it loads neither torch nor gRPC. See :func:`attach`.
 """
 
 from gradnoise.collector._attach import attach
-from gradnoise.collector._config import Probe, Sampling
+from gradnoise.collector._config import Limits, Probe, Sampling
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._handle import Handle, Stats
 from gradnoise.collector._sink import State
 
-__all__ = ["CollectorError", "Handle", "Probe", "Sampling", "State", "Stats", "attach"]
+__all__ = ["CollectorError", "Handle", "Limits", "Probe", "Sampling", "State", "Stats", "attach"]

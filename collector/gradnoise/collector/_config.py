@@ -17,6 +17,7 @@ __all__ = [
     "DUMP",
     "ENDPOINT",
     "RESUME",
+    "Limits",
     "Probe",
     "Sampling",
     "default_dump",
@@ -46,6 +47,9 @@ class Sampling:
             ``burst=every`` records every step.
         every: steps from the start of one burst to the start of the next.
         seed: seed of the choice of coordinates and of the probes' minibatches.
+        norms: measure the squared norm of each group's whole gradient, too.
+        sketch: count the half-differences of every second draw with the one before over all recorded parameters; costs
+            memory of one more gradient and a pass over it.
 
     Raises:
         CollectorError: a value out of its range.
@@ -55,15 +59,41 @@ class Sampling:
     burst: int = 64
     every: int = 1024
     seed: int = 0
+    norms: bool = False
+    sketch: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("coordinates", 1), ("burst", 0), ("every", 1), ("seed", 0)):
             _integer("Sampling", name, getattr(self, name), least)
+        for name in ("norms", "sketch"):
+            if not isinstance(getattr(self, name), bool):
+                raise CollectorError(f"Sampling({name}={getattr(self, name)!r}): expected True or False")
         if self.burst > self.every:
             raise CollectorError(
                 f"Sampling(burst={self.burst}, every={self.every}): a burst of more steps than lie between two "
                 "bursts; use burst=every to record every step"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a collector may take from the machine. What exceeds it is dropped and counted, never waited for.
+
+    Attributes:
+        memory: bytes of what waits for the disk, all of it together.
+        spool: bytes of this producer's segments on disk. While they exceed it whole bursts and probes are skipped; with
+            an endpoint, sealed segments that the analyzer has acknowledged are deleted first.
+
+    Raises:
+        CollectorError: less than 1 MiB.
+    """
+
+    memory: int = 64 << 20
+    spool: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        for name in ("memory", "spool"):
+            _integer("Limits", name, getattr(self, name), 1 << 20)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class Stats:
         dropped: samples lost because the disk was slower than the training.
         draws: minibatch gradients written.
         windows: windows closed.
+        skipped_bursts: bursts and probes not recorded because the dump had grown to its limit.
         theta: parameter updates seen since attach.
         error: why the collector turned itself off, or what keeps the shipper from shipping.
     """
@@ -44,6 +45,7 @@ class Stats:
     dropped: int = 0
     draws: int = 0
     windows: int = 0
+    skipped_bursts: int = 0
     theta: int = 0
     error: str | None = None
 

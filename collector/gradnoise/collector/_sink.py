@@ -149,6 +149,10 @@ class Sink:
             self._dropped_rows,
         )
 
+    def room(self) -> bool:
+        """Whether the dump may grow by another window; asked where a burst or a probe would begin."""
+        return True
+
     def draws(self, item: DrawsAt) -> bool:
         """Offer the draws of one theta; False if the queue is full and they were dropped (and counted)."""
         if self._offer(item, item.nbytes):
