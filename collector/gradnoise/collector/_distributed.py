@@ -1,0 +1,97 @@
+"""What a distributed job means for recording: whose draws these are, and which rank does what.
+
+Nothing here is a collective, waits for another rank or raises: attach may be called on some ranks only. torch is
+looked at only where it is loaded, so that asking costs a process without it nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import uuid
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from gradnoise.collector._records import Origin
+from gradnoise.wire import Scope
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["averages_gradients", "is_ddp", "is_sharded", "origin_of", "starts_shipper"]
+
+_attached: Counter[str] = Counter()
+
+
+def origin_of(model: torch.nn.Module) -> Origin:
+    """Return whose minibatches the draws of ``model`` are; called once an attach.
+
+    In a job of several ranks (``torch.distributed`` is initialised) it carries the rank, the number of ranks and an id
+    of the job on which all ranks agree: the first of them to ask the process group's store for one sets it. Ranks meet
+    at the store's key by the model's parameter names and by how often such a model was attached to in the process, so
+    that a second attach is another job. Without a usable store the id is None, and the ranks stand alone.
+    """
+    scope, job, rank, world_size = Scope.PROCESS, None, None, None
+    with contextlib.suppress(Exception):
+        scope = Scope.GLOBAL if is_sharded(model) else Scope.PROCESS
+        if _world_size() > 1:
+            world_size = _world_size()
+            rank = int(sys.modules["torch.distributed"].get_rank())
+            job = _job(model)
+    return Origin(scope, job, rank, world_size)
+
+
+def _job(model: torch.nn.Module) -> str | None:
+    """Return the id that the ranks share for this attach; None if the store does not answer."""
+    # One rank may attach to a wrapper and another to the module inside.
+    names = [name.replace("_orig_mod.", "").replace("module.", "") for name, _ in model.named_parameters()]
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    attach = _attached[digest]
+    _attached[digest] += 1
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    # Sets the value where there is none, and returns what is there: the first rank's.
+    answer = _get_default_store().compare_set(f"gradnoise/job/{digest}/{attach}", "", uuid.uuid4().hex)
+    return answer.decode() or None
+
+
+def _world_size() -> int:
+    """Return the number of ranks of the job that this process is in; 1 outside one."""
+    distributed = sys.modules.get("torch.distributed")
+    with contextlib.suppress(Exception):
+        if distributed is not None and distributed.is_available() and distributed.is_initialized():
+            return int(distributed.get_world_size())
+    return 1
+
+
+def is_ddp(model: torch.nn.Module) -> bool:
+    """Whether ``model`` is wrapped in ``DistributedDataParallel``, which averages ``.grad`` over the ranks."""
+    return _is_a(model, "torch.nn.parallel.distributed", "DistributedDataParallel")
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether parameters are DTensors (``fully_shard``): gradients are of the job's minibatch, already reduced."""
+    return any(_is_a(parameter, "torch.distributed.tensor", "DTensor") for parameter in model.parameters())
+
+
+def averages_gradients(model: torch.nn.Module) -> bool:
+    """Whether ``.grad`` may be an average over ranks, and so not the sum of this process's minibatch gradients.
+
+    The module inside a ``DistributedDataParallel`` does not show it: in a job of several ranks any model may be one.
+    """
+    return is_ddp(model) or is_sharded(model) or _world_size() > 1
+
+
+def starts_shipper() -> bool:
+    """Whether this process starts a shipper: one a node is enough, the first of the ranks that a launcher numbers."""
+    with contextlib.suppress(ValueError):
+        return int(os.environ.get("LOCAL_RANK", "0")) <= 0
+    return True
+
+
+def _is_a(thing: Any, module: str, name: str) -> bool:
+    """Whether ``thing`` is of a class in a module that need not be loaded (and then nothing is of it)."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(thing, kind)
