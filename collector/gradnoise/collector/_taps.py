@@ -7,9 +7,7 @@ registered at the start of each burst and removed after it, so that a step outsi
 from __future__ import annotations
 
 import os
-import time
 import weakref
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,57 +15,24 @@ import torch
 from torch.autograd import Variable
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from gradnoise.collector._gather import Gatherer, UnsupportedGradientError, to_host
+from gradnoise.collector._burst import Burst
+from gradnoise.collector._gather import Gatherer, UnsupportedGradientError
 from gradnoise.collector._hooks import LeafHooks
 from gradnoise.collector._probe import ProbeError, run_probe
-from gradnoise.collector._records import Draw, DrawsAt, StepRow, WindowEnd, window_id
+from gradnoise.collector._records import DrawsAt
+from gradnoise.collector._sentinels import Sentinels
 from gradnoise.collector._sink import AMBIGUOUS
-from gradnoise.wire import Group, WindowKind
+from gradnoise.collector._steps import Steps
+from gradnoise.collector._theta import DRAWS_PER_THETA, AtTheta
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from gradnoise.collector._config import Probe, Sampling
-    from gradnoise.collector._records import Number
     from gradnoise.collector._sink import Sink
     from gradnoise.wire import RunInfo
 
-__all__ = ["DRAWS_PER_THETA", "Taps"]
-
-# Outside probes; they wait in memory until the update shows what they were.
-DRAWS_PER_THETA = 64
-_PENDING_BYTES = 32 << 20
-
-
-@dataclass(slots=True)
-class _Window:
-    """The open burst."""
-
-    first_step: int
-    last_step: int
-    declared: int
-    backwards: int = 0
-    draws: int = 0
-    thetas: int = 0
-    dropped: int = 0
-
-    @property
-    def kind(self) -> WindowKind:
-        # A skipped step now and then (an overflow under a loss scaler) does not make microbatches of a burst.
-        many = self.thetas > 0 and self.draws >= 2 * self.thetas
-        return WindowKind.MICROBATCH if many else WindowKind.BURST
-
-
-@dataclass(slots=True)
-class _AtTheta:
-    """What happened since the last parameter update."""
-
-    backwards: int = 0
-    draws: list[Draw] = field(default_factory=list)
-    nbytes: int = 0
-    versions: list[int] = field(default_factory=list)
-    changed: bool = False
-    full: bool = False
+__all__ = ["Taps"]
 
 
 class Taps:
@@ -100,8 +65,7 @@ class Taps:
         self._batch_size = batch_size
         self._names = [group.name for group in info.groups]
         self._gatherer = Gatherer(info.groups)
-        self._sentinels = _sentinels(info.groups)
-        self._sentinel_gatherer = Gatherer([group for _, group in self._sentinels])
+        self._sentinels = Sentinels(info.groups)
         self._hooks = LeafHooks(
             {group.name: (number, group.shape) for number, group in enumerate(info.groups)}, self._on_gradient, self
         )
@@ -112,10 +76,9 @@ class Taps:
         self._stopped = False
         self._parameters: dict[int, torch.nn.Parameter] = {}
         self._drafts: dict[int, dict[int, torch.Tensor]] = {}
-        self._window: _Window | None = None
-        self._at = _AtTheta()
-        self._rows: dict[int, StepRow] = {}
-        self._log_follows_update: bool | None = None
+        self._window: Burst | None = None
+        self._at = AtTheta()
+        self._steps = Steps(sink, batch_size)
         self._owners: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
         if optimizer is not None:
             self._update_hook = optimizer.register_step_post_hook(self._on_update)
@@ -185,22 +148,14 @@ class Taps:
         if self._stopped or os.getpid() != self._pid:
             return
         try:
-            # Called after optimizer.step(), the values belong to the step before. Which of the two the loop does shows
-            # before the first update, or while hooks are armed, and holds from then on.
-            if self._log_follows_update is None or self._hooks.armed:
-                if self._theta == 0 or self.forwards or self._at.backwards:
-                    self._log_follows_update = False
-                elif self._log_follows_update is None:
-                    self._log_follows_update = True
-            row = self._row(self._theta - 1 if self._log_follows_update else self._theta)
-            if loss is not None:
-                row.loss = self._number("loss", loss)
-            if batch_size is not None:
-                row.batch_size = int(batch_size)
-            for name, value in metrics.items():
-                number = self._number(name, value)
-                if number is not None:
-                    row.metrics[name] = number
+            self._steps.log(
+                self._theta,
+                armed=self._hooks.armed,
+                begun=bool(self.forwards or self._at.backwards),
+                loss=loss,
+                batch_size=batch_size,
+                metrics=metrics,
+            )
         except Exception as error:
             self._fail(error)
 
@@ -214,9 +169,7 @@ class Taps:
         try:
             self._settle()
             self._end_window()
-            for row in self._rows.values():
-                self._sink.step(row)
-            self._rows.clear()
+            self._steps.close()
             if self._unprobed is not None:
                 self._sink.warn_once(
                     "no probe",
@@ -240,7 +193,7 @@ class Taps:
             return
         self.forwards = 0
         if self._window is None:
-            self._window = _Window(self._theta, self._theta, self._sampling.burst - phase)
+            self._window = Burst(self._theta, self._theta, self._sampling.burst - phase)
             # By name again at each burst, because parameters may have been replaced.
             self._hooks.disarm()
             model = self._model()
@@ -251,24 +204,13 @@ class Taps:
         at, window = self._at, self._window
         if window is None or at.full:
             return
-        at.backwards += 1
         window.backwards += 1
-        versions = [parameter._version for parameter in self._parameters.values()]
-        if at.backwards > 1:
-            at.changed = at.changed or versions != at.versions
-        at.versions = versions
+        at.passed(sum(parameter._version for parameter in self._parameters.values()))
         if not draft:
             return
         with torch.no_grad():
-            sentinels = [
-                self._sentinel_gatherer.pick(index, self._parameters[number].detach())
-                for index, (number, _) in enumerate(self._sentinels)
-                if number in self._parameters
-            ]
-            draw = self._gatherer.draw(draft, scale=self._scale(), fingerprint=sentinels)
-        at.draws.append(draw)
-        at.nbytes += draw.nbytes
-        if len(at.draws) >= DRAWS_PER_THETA or at.nbytes >= _PENDING_BYTES:
+            draw = self._gatherer.draw(draft, scale=self._scale(), fingerprint=self._sentinels.read(self._parameters))
+        if at.add(draw):
             self._settle()
             self._at.full = True
             if self._theta == 0 and len(at.draws) >= DRAWS_PER_THETA:
@@ -284,22 +226,19 @@ class Taps:
     def _settle(self) -> None:
         """Decide what the backward passes since the last update were, and hand over those that are draws."""
         at, window = self._at, self._window
-        self._at = _AtTheta()
+        self._at = AtTheta()
         self._drafts.clear()  # of backward passes that raised
         if window is None or not at.backwards:
             return
         window.last_step = self._theta
-        if at.backwards > 1 and (at.changed or self.forwards != at.backwards):
-            detail = "parameters changed" if at.changed else f"{at.backwards} backwards, {self.forwards} forwards"
-            self._sink.event("ambiguous_backwards", detail, count=at.backwards, step=self._theta)
+        doubt = at.doubt(self.forwards)
+        if doubt is not None:
+            self._sink.event("ambiguous_backwards", doubt, count=at.backwards, step=self._theta)
             self._sink.warn_once("ambiguous", AMBIGUOUS)
             return
         if not at.draws:
             return
-        row = self._rows.get(self._theta)
-        batch_size = self._batch_size if row is None or row.batch_size is None else row.batch_size
-        number = window_id(window.first_step, probe=False)
-        item = DrawsAt(number, self._theta, self._theta, tuple(at.draws), batch_size)
+        item = DrawsAt(window.window, self._theta, self._theta, tuple(at.draws), self._steps.batch_size(self._theta))
         window.draws += len(at.draws)
         window.thetas += 1
         if not self._sink.draws(item):
@@ -312,10 +251,10 @@ class Taps:
         theta = self._theta
         if self._window is not None:
             self._settle()
-            self._row(theta)
+            self._steps.at(theta)
         self._at.full = False
-        if self._rows:
-            self._finish_rows(theta, optimizer)
+        if self._steps:
+            self._steps.finish(theta, optimizer)
         self._theta = theta = theta + 1
         phase = theta % self._sampling.every
         if self._window is not None and (phase == 0 or phase >= self._sampling.burst):
@@ -326,18 +265,8 @@ class Taps:
 
     def _end_window(self) -> None:
         window, self._window = self._window, None
-        if window is None or not window.backwards:
-            return
-        self._sink.end_window(
-            WindowEnd(
-                window_id(window.first_step, probe=False),
-                window.kind,
-                window.first_step,
-                window.last_step,
-                max(window.declared, window.draws),
-                window.dropped,
-            )
-        )
+        if window is not None and window.backwards:
+            self._sink.end_window(window.end())
 
     def _run_probe(self, probe: Probe) -> None:
         model = self._model()
@@ -365,41 +294,6 @@ class Taps:
         finally:
             self._paused = False
 
-    # --- rows of the steps table -----------------------------------------------------------------------------
-
-    def _row(self, step: int) -> StepRow:
-        row = self._rows.get(step)
-        if row is None:
-            row = self._rows[step] = StepRow(step, step, time.time_ns(), batch_size=self._batch_size)
-        return row
-
-    def _finish_rows(self, theta: int, optimizer: Optimizer) -> None:
-        """Add the optimiser's numbers to this step's row; put out the rows that nothing will be added to."""
-        row = self._rows.get(theta)
-        if row is not None:
-            options = optimizer.param_groups[0]
-            betas = options.get("betas")
-            row.lr = self._number("lr", options.get("lr"))
-            row.beta1 = self._number("beta1", betas[0] if betas else options.get("momentum"))
-            row.beta2 = self._number("beta2", betas[1] if betas else None)
-        for step in [step for step in self._rows if step < theta]:
-            self._sink.step(self._rows.pop(step))
-
-    def _number(self, name: str, value: Any) -> Number | None:
-        """Return a number, or for a tensor on a device a function that waits for it."""
-        if value is None:
-            return None
-        if isinstance(value, torch.Tensor) and value.numel() == 1:
-            fetch = to_host(value.detach().reshape(1).to(torch.float64, copy=True))
-            return lambda: float(fetch()[0])
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            self._sink.warn_once(
-                f"log {name}", "gradnoise ignores log(%s=%r): expected a number or a tensor of one element", name, value
-            )
-            return None
-
     # --- the rest --------------------------------------------------------------------------------------------
 
     def _scale(self) -> torch.Tensor | None:
@@ -423,21 +317,9 @@ class Taps:
         """Take every hook off; inside a backward pass, where a hook may be running, at the next update."""
         self._stopped = True
         self._window = None
-        self._rows.clear()
+        self._steps.clear()
         self._drafts.clear()
-        self._at = _AtTheta(full=True)
+        self._at = AtTheta(full=True)
         if torch._C._current_graph_task_id() == -1:
             self._hooks.disarm()
             self._update_hook.remove()
-
-
-def _sentinels(groups: Sequence[Group]) -> list[tuple[int, Group]]:
-    """Return a few coordinates of a few groups, by which a change of the parameters shows."""
-    numbers = sorted({0, len(groups) // 2, len(groups) - 1})
-    chosen = []
-    for number in numbers:
-        group = groups[number]
-        size = group.size
-        indices = tuple(sorted({0, size // 3, 2 * size // 3, size - 1}))
-        chosen.append((number, Group(group.name, group.shape, group.dtype, indices)))
-    return chosen
