@@ -228,7 +228,9 @@ def test_groups_without_a_gradient_have_no_row_in_that_draw(tmp_path: Path) -> N
             x, y = data()
             nn.functional.cross_entropy(model(x, step % 2), y).backward()
             optimizer.step()
-    assert [group.name for group in Dump(tmp_path).info.groups] == ["a.weight", "a.bias", "b.weight", "b.bias"]
+    assert [group.name for group in Dump(tmp_path).info.groups] == [
+        f"{module}.{kind}" for module in ("a", "b", "frozen") for kind in ("weight", "bias")
+    ]
     found = {(row["draw"], row["group"]) for row in rows(tmp_path)}
     assert found == {(s, f"{'ab'[s % 2 == 0]}.{kind}") for s in range(4) for kind in ("weight", "bias")}
     (window,) = rows(tmp_path, Table.WINDOWS)

@@ -12,22 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradnoise.collector._config import Sampling, default_dump, default_endpoint, disabled
-from gradnoise.collector._coordinates import sample_coordinates
 from gradnoise.collector._errors import CollectorError
+from gradnoise.collector._groups import groups_of
 from gradnoise.collector._handle import Handle
 from gradnoise.collector._join import check_join
 from gradnoise.collector._launch import Shipping, check_endpoint
 from gradnoise.collector._sink import Sink, State, inform, warn
-from gradnoise.wire import Dump, Group, NotADumpError, RunInfo, WireError, check_run_id
+from gradnoise.wire import Dump, NotADumpError, RunInfo, WireError, check_run_id
 
 if TYPE_CHECKING:
     import torch
 
     from gradnoise.collector._config import Probe
+    from gradnoise.wire import Group
 
 __all__ = ["attach"]
-
-_MAX_GROUPS = 2**15 - 1  # the dump codes groups in 16 bits
 
 
 def attach(
@@ -66,7 +65,7 @@ def attach(
     """
     if disabled():
         return Handle(state=State.DISABLED)
-    groups = _groups(model, sampling)
+    groups = groups_of(model, sampling)
     _check(model, optimizer, sampling, probe, scaler, batch_size)
     if run is not None:
         check_run_id(run)
@@ -111,37 +110,6 @@ def attach(
         sink.watch(shipping.look)
     inform("recording run %s into %s", info.run, path)
     return Handle(state=State.RECORDING, run=info.run, path=path, sink=sink, taps=taps, shipping=shipping)
-
-
-def _groups(model: torch.nn.Module, sampling: Sampling) -> tuple[Group, ...]:
-    named = getattr(model, "named_parameters", None)
-    if named is None:
-        raise CollectorError(f"attach(model={type(model).__name__}): expected a torch.nn.Module")
-    if not isinstance(sampling, Sampling):
-        raise CollectorError(f"attach(sampling={sampling!r}): expected a Sampling(...)")
-    groups, frozen = [], 0
-    for name, parameter in named():
-        if not parameter.requires_grad:
-            frozen += 1
-            continue
-        if parameter.is_complex():
-            raise CollectorError(
-                f"parameter {name!r} is complex ({parameter.dtype}): stable laws of real noise do not describe it; "
-                "freeze it, or hold it as real and imaginary parts"
-            )
-        if parameter.numel():
-            indices = sample_coordinates(name, parameter.numel(), sampling.coordinates, sampling.seed)
-            dtype = str(parameter.dtype).removeprefix("torch.")
-            groups.append(Group(name, tuple(parameter.shape), dtype, indices))
-    if not groups:
-        what = f"all of its {frozen} parameters are frozen" if frozen else "it has no parameters"
-        raise CollectorError(
-            f"attach(model={type(model).__name__}): nothing to record, {what}; "
-            "attach a model with parameters that require gradients, after freezing and unfreezing"
-        )
-    if len(groups) > _MAX_GROUPS:
-        raise CollectorError(f"{len(groups)} parameter tensors: at most {_MAX_GROUPS} can be recorded")
-    return tuple(groups)
 
 
 def _check(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from gradnoise.collector._groups import held
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -63,9 +65,9 @@ class LeafHooks:
     def parameters(self, model: torch.nn.Module) -> dict[int, torch.nn.Parameter]:
         """Return the recorded parameters as they are now, by group number; those that need no gradient left out."""
         found = {}
-        for name, parameter in model.named_parameters():
-            number, shape = self._groups.get(name, (-1, ()))
-            if number >= 0 and parameter.requires_grad and tuple(parameter.shape) == shape:
+        for name, shape, parameter in held(model):
+            number, declared = self._groups.get(name, (-1, ()))
+            if number >= 0 and parameter.requires_grad and shape == declared:
                 found[number] = parameter
         return found
 
