@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ __all__ = [
     "Draw",
     "DrawsAt",
     "Event",
+    "Finding",
     "Number",
     "Origin",
     "ReferenceAt",
@@ -25,8 +26,9 @@ __all__ = [
     "window_id",
 ]
 
-# A number, or a function that waits for it: called on the writer's thread, never on the training thread.
-Number = float | Callable[[], float]
+# A number, or a function that waits for it: called on the writer's thread, never on the training thread. It may find
+# that the number cannot be known.
+Number = float | Callable[[], float | None]
 Values = Callable[[], NDArray[np.float32]]
 
 
@@ -64,6 +66,7 @@ class DrawsAt:
         draws: in the order in which they were taken.
         batch_size: examples in each minibatch; None where unknown.
         divisor: what the loop divided the loss by, undone in the values written; None where unknown or 1.
+        kept: tells whether the step before left the parameters as they were: these draws are then of its theta.
     """
 
     window: int
@@ -72,6 +75,7 @@ class DrawsAt:
     draws: tuple[Draw, ...]
     batch_size: int | None = None
     divisor: float | None = None
+    kept: Callable[[], bool] | None = None
 
     @property
     def rows(self) -> int:
@@ -154,6 +158,13 @@ class WindowEnd:
     declared: int
     dropped: int
     origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Events that show only once the device has delivered: ``find`` is called on the writer's thread, in turn."""
+
+    find: Callable[[], Iterable[Event]]
 
 
 @dataclass(slots=True)

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from gradnoise.collector._records import DrawsAt, Event, ReferenceAt, SketchAt, StepRow, WindowEnd
+from gradnoise.collector._records import DrawsAt, Event, Finding, ReferenceAt, SketchAt, StepRow, WindowEnd
 from gradnoise.collector._tables import BATCH_BYTES, AmbiguousDrawsError, TableBuilder
 from gradnoise.wire import DumpWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from gradnoise.wire import RunInfo
@@ -85,7 +85,7 @@ class _Watch:
     look: Callable[[], bool]
 
 
-_Item = DrawsAt | ReferenceAt | SketchAt | WindowEnd | StepRow | Event | threading.Event | _Watch
+_Item = DrawsAt | ReferenceAt | SketchAt | WindowEnd | StepRow | Event | Finding | threading.Event | _Watch
 
 
 class Sink:
@@ -182,6 +182,15 @@ class Sink:
     ) -> bool:
         """Offer a row of the events table."""
         return self._offer(Event(time.time_ns(), kind, count, detail, step, group), _ROW_BYTES)
+
+    def later(self, find: Callable[[], Iterable[Event]], nbytes: int = 0) -> bool:
+        """Let the writer's thread add the events that ``find`` gives once the device has delivered.
+
+        Args:
+            find: called after everything offered before is taken.
+            nbytes: memory behind it while it waits.
+        """
+        return self._offer(Finding(find), _ROW_BYTES + nbytes)
 
     def watch(self, look: Callable[[], bool]) -> None:
         """Let the writer's thread call ``look`` every few seconds, until it returns False."""
@@ -333,6 +342,9 @@ class Sink:
             self._tables.add_step(item)
         elif isinstance(item, Event):
             self._tables.add_event(item)
+        elif isinstance(item, Finding):
+            for event in item.find():
+                self._tables.add_event(event)
         elif isinstance(item, _Watch):
             self._watch = item
         else:

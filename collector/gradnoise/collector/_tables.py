@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import time
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,6 +107,8 @@ class TableBuilder:
         tally = self._tallies.get(item.window)
         if tally is None:
             tally = self._tallies[item.window] = _Tally(first_theta=item.theta, marked=True)
+        if tally.recorded and item.kept is not None and item.kept():
+            item = replace(item, theta=tally.last_theta)
         tally.last_theta = item.theta
         print_ = prints.pop()
         tally.marked = tally.marked and bool(print_)
@@ -305,7 +307,8 @@ class TableBuilder:
 
 
 def _number(value: Number | None) -> float | None:
-    return float(value()) if callable(value) else value
+    found = value() if callable(value) else value
+    return None if found is None else float(found)
 
 
 def _steps_batch(rows: list[StepRow]) -> pa.RecordBatch:
