@@ -114,6 +114,7 @@ class Handle:
             dropped=counters.dropped_rows,
             draws=counters.draws,
             windows=counters.windows,
+            skipped_bursts=counters.skipped,
             theta=0 if self._taps is None else self._taps.theta,
             error=sink.error or (None if progress is None else progress.error),
         )

@@ -149,7 +149,15 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class WindowEnd:
-    """Closes a window. ``dropped`` counts the draws that were lost; None as ``origin`` is an unknown one."""
+    """Closes a window.
+
+    Attributes:
+        window, kind, first_step, last_step: what it was.
+        declared: draws that the plan asked for; never less than were recorded and dropped.
+        dropped: draws that were taken and lost, or all of a window that was ``skipped``.
+        origin: None is unknown.
+        skipped: nothing of it was taken, because the dump had grown to its limit (:meth:`Sink.room`).
+    """
 
     window: int
     kind: WindowKind

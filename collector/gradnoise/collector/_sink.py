@@ -45,6 +45,11 @@ AMBIGUOUS = (
     "Probe(closure) instead"
 )
 
+SKIPPED = (
+    "gradnoise skips whole bursts and probes: the dump %s has grown to Limits(spool=...). Raise the limit, record less "
+    "(Sampling), or give an endpoint: what an analyzer has acknowledged is deleted. Skipped bursts are counted"
+)
+
 
 class State(StrEnum):
     """Of a collector: recording, closed, turned off after a failure, or switched off from the start."""
@@ -57,13 +62,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What a sink has done: draws, rows of the draws table and windows written; draws and rows dropped."""
+    """What a sink has done: draws, rows (of the draws table) and windows written; draws and rows lost; windows skipped."""
 
     draws: int = 0
     rows: int = 0
     windows: int = 0
     dropped_draws: int = 0
     dropped_rows: int = 0
+    skipped: int = 0
 
 
 def warn(message: str, *args: object) -> None:
@@ -112,6 +118,7 @@ class Sink:
         self._bytes = 0
         self._dropped_draws = 0
         self._dropped_rows = 0
+        self._skipped = 0
         self._urgent = False
         self._closing = False
         self._state = State.RECORDING
@@ -147,6 +154,7 @@ class Sink:
             tables.windows_written,
             self._dropped_draws,
             self._dropped_rows,
+            self._skipped,
         )
 
     def room(self) -> bool:
@@ -170,8 +178,10 @@ class Sink:
         return self._offer(item, _SKETCH_BYTES)
 
     def end_window(self, end: WindowEnd) -> None:
-        """Close a window; never dropped."""
-        self._offer(end, 0)
+        """Close a window; never dropped. One skipped for want of :meth:`room` is counted, and the first warned of."""
+        if self._offer(end, 0) and end.skipped:
+            self._skipped += 1
+            self.warn_once("spool", SKIPPED, self.path)
 
     def step(self, row: StepRow) -> bool:
         """Offer a row of the steps table."""

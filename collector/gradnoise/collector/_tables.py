@@ -239,7 +239,10 @@ class TableBuilder:
         for number, (step, count) in sorted(tally.bad_groups.items()):
             detail = f"NaN or infinity in the sampled gradients of {count} draws of window {end.window}, first here"
             self._events.append(Event(now, "non_finite", count, detail, step, self._names[number]))
-        if end.dropped:
+        if end.skipped:
+            detail = f"window {end.window} not recorded: the dump had grown to its limit"
+            self._events.append(Event(now, "burst_skipped", end.declared, detail, end.first_step))
+        elif end.dropped:
             detail = f"draws of window {end.window} lost: the disk was slower than the training"
             self._events.append(Event(now, "dropped", end.dropped, detail, end.first_step))
         self.flush()
@@ -251,7 +254,7 @@ class TableBuilder:
             "last_step": end.last_step,
             "first_theta": tally.first_theta,
             "last_theta": tally.last_theta,
-            "declared": end.declared,
+            "declared": max(end.declared, tally.recorded + end.dropped),
             "recorded": tally.recorded,
             "rows": tally.rows,
             "non_finite": tally.non_finite,
