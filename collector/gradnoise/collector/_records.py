@@ -166,6 +166,7 @@ class WindowEnd:
     declared: int
     dropped: int
     origin: Origin | None = None
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What a sink has done: draws, rows (of the draws table) and windows written; draws and rows lost; windows skipped."""
+    """Draws, rows (of the draws table) and windows written; draws and rows lost; windows that were skipped."""
 
     draws: int = 0
     rows: int = 0
