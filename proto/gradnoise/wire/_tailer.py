@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gradnoise.wire._reader import segments_of
 from gradnoise.wire._schemas import Table
 from gradnoise.wire._segment import Segment, SegmentReader, SegmentState, open_segment
+from gradnoise.wire._trim import Front, fronts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,12 @@ class _TableTail:
         self._key = (table, producer)
         self._number = 0
         self._reader: SegmentReader | None = None
-        self.problems: list[str] = []
+        self.missing: list[str] = []
+        self.damage: list[str] = []
+
+    @property
+    def position(self) -> tuple[int, int]:
+        return self._number, 0 if self._reader is None else self._reader.offset
 
     def poll(self) -> Iterator[Stamped]:
         while True:
@@ -37,7 +43,7 @@ class _TableTail:
             # Looked for before reading: a successor is only begun when this segment has its last batch.
             successor = self._next(self._number + 1)
             yield from self._reader.poll()
-            self.problems += self._reader.corrupt
+            self.damage += self._reader.corrupt
             self._reader.corrupt = []
             if self._reader.state is not SegmentState.DONE and successor is None:
                 return
@@ -59,9 +65,11 @@ class _TableTail:
         if number is None:
             return False
         self._reader = open_segment(self._directory, Segment(self._table, self._producer, number))
+        kept = fronts(self._directory, self._producer).get(self._table, Front()).segment
+        self._number = min(number, max(self._number, kept))  # what was acknowledged and deleted is not missing
         if number > self._number:
             missing = f"{self._number} to {number - 1}" if number > self._number + 1 else str(self._number)
-            self.problems.append(f"{self._table} segment {missing} of producer {self._producer[:8]} is missing")
+            self.missing.append(f"{self._table} segment {missing} of producer {self._producer[:8]} is missing")
             self._number = number
         return self._reader is not None
 
@@ -69,7 +77,7 @@ class _TableTail:
         """Leave a segment behind; one without a clean end at a message is a problem."""
         assert self._reader is not None
         if self._reader.state is not SegmentState.DONE and self._reader.problem is not None:
-            self.problems.append(f"{self._reader.path.name}: {self._reader.problem}")
+            self.damage.append(f"{self._reader.path.name}: {self._reader.problem}")
         self.close()
 
     def close(self) -> None:
@@ -107,10 +115,19 @@ class Tailer:
         for tail in self._tails.values():
             tail.finish()
 
+    def position(self, table: Table) -> tuple[int, int]:
+        """Return how far a table has been read: a segment's number and the byte in it."""
+        return self._tails[table].position
+
     @property
     def problems(self) -> list[str]:
-        """What could not be read so far."""
-        return [problem for tail in self._tails.values() for problem in tail.problems]
+        """What could not be read so far: segments that are not there, and damage."""
+        return [problem for tail in self._tails.values() for problem in (*tail.missing, *tail.damage)]
+
+    @property
+    def damage(self) -> list[str]:
+        """What is there and could not be read. Segments that are not there may have been delivered and deleted."""
+        return [problem for tail in self._tails.values() for problem in tail.damage]
 
     def close(self) -> None:
         """Release the files."""
