@@ -19,16 +19,21 @@ class Sentinels:
     """Reads samples of the parameters: version counters miss what fused optimisers and ``.data`` do."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
-        self._numbers = sorted({0, len(groups) // 2, len(groups) - 1})
-        self._gatherer = Gatherer([_few(groups[number]) for number in self._numbers])
+        self._groups = groups
+        self._gatherers: dict[int, Gatherer] = {}
 
     def read(self, parameters: Mapping[int, torch.nn.Parameter]) -> list[torch.Tensor]:
-        """Return the samples of those of the groups that are among ``parameters``."""
-        return [
-            self._gatherer.pick(index, parameters[number].detach())
-            for index, number in enumerate(self._numbers)
-            if number in parameters
-        ]
+        """Return samples of the first, middle and last of ``parameters`` (group number -> parameter)."""
+        # Chosen among what is trained now: a frozen group shows no change.
+        numbers = list(parameters)
+        chosen = dict.fromkeys(numbers[index] for index in (0, len(numbers) // 2, -1)) if numbers else {}
+        return [self._gatherer(number).pick(0, parameters[number].detach()) for number in chosen]
+
+    def _gatherer(self, number: int) -> Gatherer:
+        gatherer = self._gatherers.get(number)
+        if gatherer is None:
+            gatherer = self._gatherers[number] = Gatherer([_few(self._groups[number])])
+        return gatherer
 
 
 def _few(group: Group) -> Group:
