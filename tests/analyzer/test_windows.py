@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from gradnoise.analyzer.windows import ClosedWindow, assemble, read_windows
-from gradnoise.wire import Dump, DumpWriter, ProblemKind, Table
+from gradnoise.analyzer.assembly import assemble, read_windows
+from gradnoise.analyzer.windows import ClosedWindow
+from gradnoise.wire import Dump, DumpWriter, ProblemKind, Stamped, Table
 
 from ..proto.dumps import INFO, draws_batch, windows_batch
 
@@ -74,7 +75,7 @@ def test_a_closed_window_without_any_draw_is_still_a_window(tmp_path: Path) -> N
 def test_assemble_takes_only_the_rows_of_its_window() -> None:
     batches = [draws_batch([0], window=3), draws_batch([0, 1], window=4), draws_batch([1], window=3)]
     (closed,) = ClosedWindow.of(INFO.run, "p", windows_batch(3, 2))
-    window = assemble(INFO, closed, batches)
+    window = assemble(INFO, closed, [Stamped.of(Table.DRAWS, i, batch) for i, batch in enumerate(batches)])
     assert (window.closed, window.missing) == (closed, 0)
     np.testing.assert_array_equal(
         window.groups[0].values, np.concatenate([values_of(batches[0], "a.weight"), values_of(batches[2], "a.weight")])

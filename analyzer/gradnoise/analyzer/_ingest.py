@@ -11,18 +11,15 @@ from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from gradnoise.analyzer.assembly import WINDOW_TABLES, Places
 from gradnoise.analyzer.windows import ClosedWindow
-from gradnoise.wire import CorruptBatchError, Dump, Place, Stamped, SyncError, Table, TableLog, unpack
+from gradnoise.wire import CorruptBatchError, Dump, Stamped, SyncError, Table, TableLog, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    import pyarrow as pa
-
-    from gradnoise.wire import RunInfo
+    from gradnoise.wire import Place, RunInfo
 
 __all__ = ["Acknowledged", "Incoming", "ProducerLog", "Refusal", "Refused", "sync_path"]
 
@@ -115,7 +112,7 @@ class ProducerLog:
         self._payload_bytes = payload_bytes
         self._lock = threading.Lock()
         self._tables: dict[Table, _TableState] = {}
-        self._places: dict[int, list[Place]] = {}
+        self._places = Places()
         self._closed: dict[int, ClosedWindow] = {}
         dump = Dump(directory)
         for table in Table:
@@ -139,12 +136,16 @@ class ProducerLog:
         with self._lock:
             return list(self._closed.values())
 
-    def draws(self, window: int) -> Iterator[pa.RecordBatch]:
-        """Yield the stored ``draws`` batches that hold rows of a window."""
+    def closed_window(self, window: int) -> ClosedWindow | None:
+        """Return a window; None if it is not closed."""
         with self._lock:
-            places = tuple(self._places.get(window, ()))
-        for stamped in Dump(self._directory).read(places):
-            yield stamped.batch
+            return self._closed.get(window)
+
+    def batches(self, window: int) -> Iterator[Stamped]:
+        """Yield the stored batches that hold rows of a window."""
+        with self._lock:
+            places = self._places.of(window)
+        yield from Dump(self._directory).read(places)
 
     def take(self, incoming: Sequence[Incoming]) -> tuple[list[Acknowledged | Refused], list[ClosedWindow]]:
         """Store batches, sync, and answer: one acknowledgement a table, one refusal a batch that was not taken.
@@ -248,14 +249,8 @@ class ProducerLog:
     def _learn(self, state: _TableState, place: Place, stamped: Stamped) -> None:
         state.crcs.append(stamped.crc32)
         self.bytes += place.end - place.begin
-        if stamped.table is Table.DRAWS:
-            for window in np.unique(stamped.batch.column("window").to_numpy()).tolist():
-                places = self._places.setdefault(window, [])
-                last = places[-1] if places else None
-                if last is not None and last.segment == place.segment and last.end == place.begin:
-                    places[-1] = Place(last.segment, last.begin, place.end)
-                else:
-                    places.append(place)
+        if stamped.table in WINDOW_TABLES:
+            self._places.add(place, stamped)
         elif stamped.table is Table.WINDOWS:
             for closed in ClosedWindow.of(self.info.run, self.producer, stamped.batch):
                 self._closed.setdefault(closed.window, closed)

@@ -370,7 +370,7 @@ def _blank(
         "sums": forms.Trend.UNCLEAR.value,
         "non_finite": non_finite,
         "dropped": closed.dropped + lost,
-        "warnings": () if window.missing <= 0 else (gap,),
+        "warnings": window.notes if window.missing <= 0 else (*window.notes, gap),
     }
     return TailRow(**{**unknown, **known, "zeros": 0.0})
 

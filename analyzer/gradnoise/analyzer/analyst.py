@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from gradnoise.analyzer._agenda import Agenda
 from gradnoise.analyzer.analysis import AnalysisOptions, analyse
+from gradnoise.analyzer.assembly import assemble
+from gradnoise.analyzer.ranks import PATIENCE, all_met, joined, meeting, merged, together
 from gradnoise.analyzer.tables import failed_table, tail_table
-from gradnoise.analyzer.windows import assemble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import pyarrow as pa
 
     from gradnoise.analyzer.analysis import WindowReport
     from gradnoise.analyzer.catalog import Catalog
+    from gradnoise.analyzer.ranks import Meeting
     from gradnoise.analyzer.store import Store
     from gradnoise.analyzer.windows import ClosedWindow, Window
 
 __all__ = ["Analyst"]
-
 _log = logging.getLogger(__name__)
 
 
 class Analyst:
     """Worker threads that analyse closed windows and store the results.
 
-    The queue holds references only: the draws stay on disk until a worker reads them, so memory is bounded by one
-    window a worker. What is still queued at a shutdown is found again at the next start.
+    What waits are references only: the draws stay on disk until a worker reads them, so memory is bounded by one
+    window a worker. What still waits at a shutdown is found again at the next start.
+
+    A window that several ranks of a job share is analysed as one once all of them have closed it, or ``patience``
+    seconds after the last one that did: a rank may have died, or record nothing. One that closes it later still has it
+    analysed again, and the new result replaces the first.
 
     Args:
         store: where the draws are.
         catalog: where the results go.
         workers: threads.
+        patience: see above.
         options: what is computed.
         analysis: the analysis itself.
     """
@@ -48,6 +54,7 @@ class Analyst:
         catalog: Catalog,
         *,
         workers: int = 1,
+        patience: float = PATIENCE,
         options: AnalysisOptions | None = None,
         analysis: Callable[[Window, AnalysisOptions], WindowReport] = analyse,
     ) -> None:
@@ -55,8 +62,8 @@ class Analyst:
         self._catalog = catalog
         self._options = options or AnalysisOptions()
         self._analysis = analysis
-        self._queue: queue.SimpleQueue[ClosedWindow | None] = queue.SimpleQueue()
-        self._stopping = threading.Event()
+        self._patience = patience
+        self._agenda: Agenda[Meeting] = Agenda()
         self._threads = [
             threading.Thread(target=self._work, name=f"gradnoise-analyst-{number}", daemon=True)
             for number in range(workers)
@@ -64,23 +71,22 @@ class Analyst:
 
     def start(self) -> None:
         """Start the workers and queue every stored window that has no result; drop results without a window."""
-        stored = {(w.run, w.producer, w.window): w for log in self._store.producers() for w in log.closed()}
+        stored = {window.key: window for log in self._store.producers() for window in log.closed()}
+        self._catalog.forget(self._catalog.analysed() - stored.keys())
         analysed = self._catalog.analysed()
-        self._catalog.forget(analysed - stored.keys())
         self.submit(window for key, window in stored.items() if key not in analysed)
         for thread in self._threads:
             thread.start()
 
     def submit(self, windows: Iterable[ClosedWindow]) -> None:
-        """Queue windows for analysis."""
+        """Queue windows, which the store has, for analysis."""
         for window in windows:
-            self._queue.put(window)
+            at = meeting(window)
+            self._agenda.put(at, 0.0 if all_met(self._store.met(at)) else self._patience)
 
     def stop(self, timeout: float) -> bool:
         """Finish the windows under analysis, leave the queued ones; return whether that was done in time."""
-        self._stopping.set()
-        for _ in self._threads:
-            self._queue.put(None)
+        self._agenda.close()
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             if thread.ident is not None:
@@ -88,18 +94,26 @@ class Analyst:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
-        while (window := self._queue.get()) is not None and not self._stopping.is_set():
+        while (at := self._agenda.take()) is not None:
+            run, _, window = at
             try:
-                self._catalog.store(self._result(window))
+                # Whoever has come meanwhile is there; of ranks that share nothing, only what is new is analysed.
+                analysed = self._catalog.analysed(run, window)
+                for ranks in joined(self._store.met(at)):
+                    if not analysed >= {rank.key for rank in ranks}:
+                        self._catalog.store(self._result(ranks), [rank.producer for rank in ranks])
             except Exception:  # the catalog's disk: the window is found again at the next start
-                _log.exception("the results of run %s, window %d were not stored", window.run, window.window)
+                _log.exception("the results of run %s, window %d were not stored", run, window)
 
-    def _result(self, closed: ClosedWindow) -> pa.Table:
+    def _result(self, ranks: Sequence[ClosedWindow]) -> pa.Table:
+        closed = merged(ranks)
         info = self._store.info(closed.run)
         try:
-            log = self._store.producer(closed.run, closed.producer)
-            window = assemble(info, closed, log.draws(closed.window))
-            return tail_table(self._analysis(window, self._options), analysed_at=datetime.now(UTC))
+            parts = []
+            for rank in ranks:
+                log = self._store.producer(rank.run, rank.producer)
+                parts.append(assemble(info, rank, log.batches(rank.window)))
+            return tail_table(self._analysis(together(parts), self._options), analysed_at=datetime.now(UTC))
         except Exception as error:  # whatever a window holds: a row that says so, and the next window
             _log.exception("run %s, window %d of %s: analysis failed", closed.run, closed.window, closed.producer)
             return failed_table(info, closed, error, options=self._options, analysed_at=datetime.now(UTC))

@@ -9,17 +9,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
-
 from gradnoise.analyzer.analysis import AnalysisOptions, analyse
+from gradnoise.analyzer.assembly import closed_windows, read_windows
+from gradnoise.analyzer.following import follow_windows
+from gradnoise.analyzer.ranks import joined, merged
 from gradnoise.analyzer.tables import failed_table, numbered, tail_table
-from gradnoise.analyzer.windows import ClosedWindow, assemble, read_windows
-from gradnoise.wire import Table, Tailer, producer_is_alive
 from gradnoise.wire.results import overlaps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator
+
+    import pyarrow as pa
 
     from gradnoise.analyzer.analysis import WindowReport
     from gradnoise.analyzer.windows import Window
@@ -30,17 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = ["analyse_dump", "count_windows", "follow_dump"]
 
-_POLL_SECONDS = 0.5
-
 
 def count_windows(dump: Dump, steps: Steps | None = None) -> int:
-    """Return the number of closed windows in a dump, of those that overlap ``steps`` (both included)."""
-    return sum(
-        overlaps(steps, closed.first_step, closed.last_step)
-        for producer in dump.producers()
-        for stamped in dump.batches(Table.WINDOWS, producer)
-        for closed in ClosedWindow.of(dump.info.run, producer, stamped.batch)
-    )
+    """Return the number of closed windows in a dump, of those that overlap ``steps`` (both included).
+
+    What several ranks of a job recorded of one window counts once.
+    """
+    found = joined(closed for producer in dump.producers() for closed in closed_windows(dump, producer))
+    return sum(overlaps(steps, window.first_step, window.last_step) for window in map(merged, found))
 
 
 def analyse_dump(
@@ -92,6 +89,8 @@ def follow_dump(
 ) -> Generator[pa.Table, None, None]:
     """Yield one table of ``TAIL_SCHEMA`` a window as windows close, until every producer has ended.
 
+    See :func:`~gradnoise.analyzer.following.follow_windows` for windows that several ranks of a job share.
+
     Args:
         dump: the dump, complete or growing.
         options: what is computed.
@@ -100,46 +99,9 @@ def follow_dump(
     """
     options = options or AnalysisOptions()
     row = 1
-    followed: dict[str, _Followed] = {}
-    try:
-        while True:
-            producers = dump.producers()
-            alive = any(producer_is_alive(dump.path, producer) for producer in producers)  # before looking for more
-            for producer in producers:
-                if producer not in followed:
-                    followed[producer] = _Followed(dump, producer)
-                for window in followed[producer].poll():
-                    yield (table := numbered(_table(dump, window, options, analysis), row))
-                    row += table.num_rows
-            if not alive:
-                return
-            pause(_POLL_SECONDS)
-    finally:
-        for each in followed.values():
-            each.tailer.close()
-
-
-class _Followed:
-    """A growing producer: its batches of draws, until the windows that they hold are closed."""
-
-    def __init__(self, dump: Dump, producer: str) -> None:
-        self.tailer = Tailer(dump.path, producer)
-        self._dump = dump
-        self._producer = producer
-        self._draws: list[tuple[set[int], pa.RecordBatch]] = []
-
-    def poll(self) -> Iterator[Window]:
-        for stamped in self.tailer.poll():
-            if stamped.table is Table.DRAWS:
-                held = set(np.unique(stamped.batch.column("window").to_numpy()).tolist())
-                self._draws.append((held, stamped.batch))
-            elif stamped.table is Table.WINDOWS:
-                for closed in ClosedWindow.of(self._dump.info.run, self._producer, stamped.batch):
-                    batches = [batch for held, batch in self._draws if closed.window in held]
-                    yield assemble(self._dump.info, closed, batches)
-                    for held, _ in self._draws:
-                        held.discard(closed.window)
-                    self._draws = [entry for entry in self._draws if entry[0]]
+    for window in follow_windows(dump, pause):
+        yield (table := numbered(_table(dump, window, options, analysis), row))
+        row += table.num_rows
 
 
 def _table(dump: Dump, window: Window, options: AnalysisOptions, analysis: Analysis) -> pa.Table:

@@ -20,13 +20,13 @@ from gradnoise.analyzer.tables import numbered
 from gradnoise.wire.results import TAIL_SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["Catalog"]
 
 _log = logging.getLogger(__name__)
-_VERSION = 2
+_VERSION = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -45,8 +45,9 @@ CREATE TABLE results ({_DEFINED});
 CREATE INDEX results_by_run ON results (run, "row");
 CREATE INDEX results_by_group ON results (run, "group", form, "row");
 CREATE TABLE windows (
-  run TEXT, producer TEXT, "window" INTEGER, PRIMARY KEY (run, producer, "window")
+  run TEXT, producer TEXT, "window" INTEGER, result TEXT, PRIMARY KEY (run, producer, "window")
 ) WITHOUT ROWID;
+CREATE INDEX windows_by_number ON windows (run, "window");
 CREATE TABLE counter (next_row INTEGER NOT NULL);
 """
 _INSERT = f"INSERT INTO results ({_QUOTED}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -111,31 +112,47 @@ class Catalog:
         """The number of the row that was stored last."""
         return self._last_row
 
-    def store(self, table: pa.Table) -> None:
-        """Store one window's rows (of ``TAIL_SCHEMA``, numbered here), replacing earlier ones."""
+    def store(self, table: pa.Table, producers: Sequence[str] | None = None) -> bool:
+        """Store one window's rows, replacing earlier ones; False if those there are of more producers than these.
+
+        Args:
+            table: the rows, of ``TAIL_SCHEMA``; they are numbered here.
+            producers: whose draws they are made of; default that of the rows alone.
+        """
         run, producer, window = (table.column(name)[0].as_py() for name in ("run", "producer", "window"))
+        members = [producer] if producers is None else producers
         with self._write, self._transaction() as connection:
+            there = {result for each in members for result in self._result(connection, run, each, window)}
+            if any(self._count(connection, run, result, window) > len(members) for result in there):
+                return False
             (first,) = connection.execute("SELECT next_row FROM counter").fetchone()
-            self._forget(connection, run, producer, window)
+            for each in members:
+                self._forget(connection, run, each, window)
             connection.executemany(_INSERT, _sql_rows(numbered(table, first)))
-            connection.execute("INSERT INTO windows VALUES (?, ?, ?)", (run, producer, window))
+            connection.executemany(
+                "INSERT INTO windows VALUES (?, ?, ?, ?)", [(run, each, window, producer) for each in members]
+            )
             connection.execute("UPDATE counter SET next_row = ?", (first + table.num_rows,))
         with self._changed:
             self._last_row = first + table.num_rows - 1
             self._changed.notify_all()
+        return True
 
-    def analysed(self) -> set[tuple[str, str, int]]:
-        """Return the (run, producer, window) of every analysed window."""
+    def analysed(self, run: str | None = None, window: int | None = None) -> set[tuple[str, str, int]]:
+        """Return the (run, producer, window) of all, or the given, windows that results are made of."""
+        terms = {"run = ?": run, '"window" = ?': window}
+        given = {term: value for term, value in terms.items() if value is not None}
+        query = f'SELECT run, producer, "window" FROM windows WHERE {" AND ".join(["true", *given])}'
         with self._reader() as connection:
-            return set(connection.execute('SELECT run, producer, "window" FROM windows'))
+            return set(connection.execute(query, tuple(given.values())))
 
     def analysed_counts(self) -> dict[str, int]:
-        """Return the number of analysed windows by run."""
+        """Return the number of analysed windows by run; what several producers recorded of one counts once."""
         with self._reader() as connection:
-            return dict(connection.execute("SELECT run, count(*) FROM windows GROUP BY run"))
+            return dict(connection.execute("SELECT run, count(*) FROM windows WHERE producer = result GROUP BY run"))
 
     def forget(self, windows: Iterable[tuple[str, str, int]]) -> None:
-        """Drop the results of windows."""
+        """Drop the results of windows, and of those that they are part of."""
         with self._write, self._transaction() as connection:
             for window in windows:
                 self._forget(connection, *window)
@@ -231,7 +248,21 @@ class Catalog:
         self._connection.execute("COMMIT")
 
     @staticmethod
-    def _forget(connection: sqlite3.Connection, run: str, producer: str, window: int) -> None:
-        key = (run, producer, window)
-        if connection.execute('DELETE FROM windows WHERE run = ? AND producer = ? AND "window" = ?', key).rowcount:
+    def _result(connection: sqlite3.Connection, run: str, producer: str, window: int) -> list[str]:
+        """Return the producer under which the result lies that a producer's window is part of, if there is one."""
+        query = 'SELECT result FROM windows WHERE run = ? AND producer = ? AND "window" = ?'
+        return [result for (result,) in connection.execute(query, (run, producer, window))]
+
+    @staticmethod
+    def _count(connection: sqlite3.Connection, run: str, result: str, window: int) -> int:
+        """Return how many producers a result is made of."""
+        query = 'SELECT count(*) FROM windows WHERE run = ? AND result = ? AND "window" = ?'
+        count: int = connection.execute(query, (run, result, window)).fetchone()[0]
+        return count
+
+    @classmethod
+    def _forget(cls, connection: sqlite3.Connection, run: str, producer: str, window: int) -> None:
+        for result in cls._result(connection, run, producer, window):
+            key = (run, result, window)
+            connection.execute('DELETE FROM windows WHERE run = ? AND result = ? AND "window" = ?', key)
             connection.execute('DELETE FROM results WHERE run = ? AND producer = ? AND "window" = ?', key)

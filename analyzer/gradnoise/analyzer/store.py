@@ -26,11 +26,15 @@ from gradnoise.analyzer.errors import (
     UnknownProducerError,
     UnknownRunError,
 )
+from gradnoise.analyzer.ranks import joined, meeting, merged
 from gradnoise.wire import Dump, RunInfo, WireError, create_dump, recover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from gradnoise.analyzer.ranks import Meeting
+    from gradnoise.analyzer.windows import ClosedWindow
 
 __all__ = ["RunSummary", "Store"]
 
@@ -40,7 +44,7 @@ _PRODUCER = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What the store holds of a run."""
+    """What the store holds of a run; what several ranks recorded of one window counts as one window."""
 
     info: RunInfo
     producers: int
@@ -185,6 +189,12 @@ class Store:
             runs = [self._runs[run]] if run is not None else list(self._runs.values())
             return [log for entry in runs for log in entry.producers.values()]
 
+    def met(self, at: Meeting) -> list[ClosedWindow]:
+        """Return the closed windows that meet there."""
+        run, _, window = at
+        found = (log.closed_window(window) for log in self.producers(run))
+        return [closed for closed in found if closed is not None and meeting(closed) == at]
+
     def summaries(self) -> list[RunSummary]:
         """Return what the store holds, by run id."""
         with self._lock:
@@ -225,7 +235,7 @@ class Store:
 
     def _summary(self, run: _Run) -> RunSummary:
         logs = list(run.producers.values())
-        closed = [window for log in logs for window in log.closed()]
+        closed = [merged(ranks) for ranks in joined(window for log in logs for window in log.closed())]
         return RunSummary(
             info=run.info,
             producers=len(logs),
