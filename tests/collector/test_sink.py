@@ -81,7 +81,8 @@ def test_a_full_queue_drops_and_counts_and_never_waits(tmp_path: Path) -> None:
         assert gate.wait(30)
         return np.zeros(1000, np.float32)
 
-    sink = Sink(tmp_path, info(1000), queue_bytes=10_000)
+    sink = Sink(tmp_path, info(1000))
+    sink._limit = 10_000
     item = DrawsAt(0, 0, 0, (Draw(np.zeros(1, np.int16), slow, 4000),))
     accepted = [sink.draws(item)]
     assert entered.wait(30)

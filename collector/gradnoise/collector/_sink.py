@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from gradnoise.collector._config import Limits
 from gradnoise.collector._records import DrawsAt, Event, Finding, ReferenceAt, SketchAt, StepRow, WindowEnd
-from gradnoise.collector._tables import BATCH_BYTES, AmbiguousDrawsError, TableBuilder
+from gradnoise.collector._spool import SEGMENTS, Spool
+from gradnoise.collector._tables import AmbiguousDrawsError, TableBuilder
 from gradnoise.wire import DumpWriter
 
 if TYPE_CHECKING:
@@ -27,14 +29,16 @@ if TYPE_CHECKING:
 
     from gradnoise.wire import RunInfo
 
-__all__ = ["AMBIGUOUS", "QUEUE_BYTES", "Counters", "Sink", "State", "inform", "warn"]
+__all__ = ["AMBIGUOUS", "Counters", "Sink", "State", "inform", "warn"]
 
-QUEUE_BYTES = 64 << 20
+_BATCH_BYTES = 1 << 20
+_SEGMENT_BYTES = 64 << 20
 _LINGER = 1.0  # seconds a row may wait for its batch to fill
 _GATHER = 0.1  # seconds the writer lets records collect: each waking of it takes the interpreter from the training
 _LOOK = 2.0  # seconds between two looks of the writer at what it watches
 _SKETCH_BYTES = 8 << 16
-_ROW_BYTES = 512  # what a row of steps or events is taken to hold in memory
+_ROW_BYTES = 512  # what a row of steps, events or windows is taken to hold in memory
+_METRIC_BYTES = 256
 
 _log = logging.getLogger("gradnoise")
 
@@ -45,7 +49,12 @@ AMBIGUOUS = (
     "Probe(closure) instead"
 )
 
-SKIPPED = (
+_TOO_LARGE = (
+    "gradnoise drops draws that hold %.1f MB of samples at one theta: Limits(memory=...), %.1f MB, does not let so "
+    "much wait for the disk. Give it more memory, or sample fewer coordinates. Dropped draws are counted"
+)
+_TRIMMED = "gradnoise deletes what the analyzer has acknowledged from %s: the dump had grown to Limits(spool=...)"
+_SKIPPED = (
     "gradnoise skips whole bursts and probes: the dump %s has grown to Limits(spool=...). Raise the limit, record less "
     "(Sampling), or give an endpoint: what an analyzer has acknowledged is deleted. Skipped bursts are counted"
 )
@@ -100,31 +109,52 @@ class Sink:
     Args:
         path: the dump's directory; made if missing, joined if it holds the same run and groups.
         info: the run.
-        queue_bytes: memory that records may hold while they wait for the disk; beyond it they are dropped and counted.
+        limits: of memory and disk.
+        trim: whether segments that an analyzer has acknowledged may be deleted to make room.
+
+    Attributes:
+        pending: bytes that draws may hold before they are offered.
 
     Raises:
         RunExistsError, OSError: as :class:`gradnoise.wire.DumpWriter`.
     """
 
-    def __init__(self, path: Path, info: RunInfo, *, queue_bytes: int = QUEUE_BYTES) -> None:
-        self._writer = DumpWriter(path, info)
-        self._tables = TableBuilder(info, self._writer.append)
+    def __init__(
+        self,
+        path: Path,
+        info: RunInfo,
+        *,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        trim: bool = False,
+    ) -> None:
+        self._writer = DumpWriter(path, info, segment_bytes=min(_SEGMENT_BYTES, limits.spool // SEGMENTS))
+        self._spool = Spool(self._writer, limits.spool, trim=trim)
+        # A batch on its way is there several times: as rows, columns, a message, and a file's next bytes.
+        batch = min(_BATCH_BYTES, limits.memory // 16)
+        self._tables = TableBuilder(info, self._writer.append, batch_bytes=batch)
+        self._limits = limits
+        self.pending = limits.memory // 4
+        self._ends = limits.memory // 32  # for the ends of windows, when the queue is full
+        self._limit = limits.memory - self.pending - self._ends - 6 * batch
         self.path = path
         self.producer = self._writer.producer
         self._pid = os.getpid()
-        self._limit = queue_bytes
-        self._enough = min(BATCH_BYTES, queue_bytes // 2)
+        self._enough = min(batch, self._limit // 2)
         self._waiting: deque[tuple[_Item, int]] = deque()
         self._bytes = 0
-        self._dropped_draws = 0
-        self._dropped_rows = 0
+        self._offered_draws = 0
+        self._offered_rows = 0
+        self._refused_draws = 0
+        self._refused_rows = 0
         self._skipped = 0
+        self._lost_ends = 0
         self._urgent = False
         self._closing = False
         self._state = State.RECORDING
         self.error: str | None = None
         self._warned: set[str] = set()
-        self._watch: _Watch | None = None
+        self._watches: list[_Watch] = []
+        self._cramped = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="gradnoise-writer", daemon=True)
         self._thread.start()
@@ -148,25 +178,32 @@ class Sink:
     def counters(self) -> Counters:
         """Return what has been done so far."""
         tables = self._tables
-        return Counters(
-            tables.draws_written,
-            tables.rows_written,
-            tables.windows_written,
-            self._dropped_draws,
-            self._dropped_rows,
-            self._skipped,
-        )
+        draws, rows = self._refused_draws, self._refused_rows
+        if not self._thread.is_alive() or self._state is State.OFF:
+            # Whatever was accepted and is neither written nor known to be no draw was lost on its way.
+            draws = self._offered_draws - tables.draws_written - tables.ambiguous_draws
+            rows = self._offered_rows - tables.rows_written - tables.ambiguous_rows
+        return Counters(tables.draws_written, tables.rows_written, tables.windows_written, draws, rows, self._skipped)
 
     def room(self) -> bool:
         """Whether the dump may grow by another window; asked where a burst or a probe would begin."""
-        return True
+        if not self.recording or self._spool.room(self._bytes):
+            return True
+        if not self._cramped:
+            self._cramped = True
+            self.watch(self._relieve)
+        return False
 
     def draws(self, item: DrawsAt) -> bool:
         """Offer the draws of one theta; False if the queue is full and they were dropped (and counted)."""
+        self._offered_draws += len(item.draws)
+        self._offered_rows += item.rows
         if self._offer(item, item.nbytes):
             return True
-        self._dropped_draws += len(item.draws)
-        self._dropped_rows += item.rows
+        self._refused_draws += len(item.draws)
+        self._refused_rows += item.rows
+        if self.recording and item.nbytes > self._limit:
+            self.warn_once("memory", _TOO_LARGE, item.nbytes / 2**20, self._limits.memory / 2**20)
         return False
 
     def reference(self, item: ReferenceAt) -> bool:
@@ -178,20 +215,24 @@ class Sink:
         return self._offer(item, _SKETCH_BYTES)
 
     def end_window(self, end: WindowEnd) -> None:
-        """Close a window; never dropped. One skipped for want of :meth:`room` is counted, and the first warned of."""
-        if self._offer(end, 0) and end.skipped:
+        """Close a window, full as the queue may be. One skipped for want of :meth:`room` is counted and warned of."""
+        if not self.recording:
+            return
+        if end.skipped:
             self._skipped += 1
-            self.warn_once("spool", SKIPPED, self.path)
+            self.warn_once("spool", _SKIPPED, self.path)
+        if not self._offer(end, _ROW_BYTES, self._ends):
+            self._lost_ends += 1
 
     def step(self, row: StepRow) -> bool:
         """Offer a row of the steps table."""
-        return self._offer(row, _ROW_BYTES)
+        return self._offer(row, _ROW_BYTES + _METRIC_BYTES * len(row.metrics))
 
     def event(
         self, kind: str, detail: str, *, count: int = 1, step: int | None = None, group: str | None = None
     ) -> bool:
         """Offer a row of the events table."""
-        return self._offer(Event(time.time_ns(), kind, count, detail, step, group), _ROW_BYTES)
+        return self._offer(Event(time.time_ns(), kind, count, detail, step, group), _ROW_BYTES + len(detail))
 
     def later(self, find: Callable[[], Iterable[Event]], nbytes: int = 0) -> bool:
         """Let the writer's thread add the events that ``find`` gives once the device has delivered.
@@ -208,6 +249,8 @@ class Sink:
 
     def warn_once(self, key: str, message: str, *args: object) -> bool:
         """Log a warning, the first time for this key; return whether it was."""
+        if not self.here:  # the lock may have been held when this child was forked
+            return False
         with self._wake:
             if key in self._warned:
                 return False
@@ -217,6 +260,8 @@ class Sink:
 
     def fail(self, reason: str) -> None:
         """Turn the sink off for good, with one warning; what is written stays readable."""
+        if not self.here:
+            return
         with self._wake:
             if self._state is not State.RECORDING:
                 return
@@ -245,11 +290,11 @@ class Sink:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _offer(self, item: _Item, nbytes: int) -> bool:
+    def _offer(self, item: _Item, nbytes: int, reserve: int = 0) -> bool:
         if not self.recording:
             return False
         with self._wake:
-            if nbytes and self._bytes + nbytes > self._limit:
+            if nbytes and self._bytes + nbytes > self._limit + reserve:
                 return False
             first = not self._waiting
             self._waiting.append((item, nbytes))
@@ -294,7 +339,7 @@ class Sink:
                 if not self._waiting:
                     self._urgent = False
                     until = deadline
-                    if self._watch is not None:
+                    if self._watches:
                         until = next_look if until is None else min(until, next_look)
                     left = None if until is None else max(0.0, until - time.monotonic())
                     if self._wake.wait_for(self._called, left):
@@ -310,9 +355,9 @@ class Sink:
                 self._tables.flush()
                 return
             now = time.monotonic()
-            if self._watch is not None and now >= next_look:
+            if self._watches and now >= next_look:
                 next_look = now + _LOOK
-                self._look(self._watch)
+                self._watches = [watch for watch in self._watches if self._look(watch)]
             if deadline is not None and now >= deadline:
                 self._tables.flush()
             if self._tables.empty:
@@ -320,12 +365,20 @@ class Sink:
             elif deadline is None or now >= deadline:
                 deadline = now + _LINGER
 
-    def _look(self, watch: _Watch) -> None:
-        more = False
+    def _look(self, watch: _Watch) -> bool:
         with contextlib.suppress(Exception):  # whatever is watched, the dump is written
-            more = watch.look()
-        if not more:
-            self._watch = None
+            return watch.look()
+        return False
+
+    def _relieve(self) -> bool:
+        self._cramped = self._spool.relieve()
+        self._tell_trimmed()
+        return self._cramped
+
+    def _tell_trimmed(self) -> None:
+        if self._spool.trimmed and "trimmed" not in self._warned:
+            self._warned.add("trimmed")
+            inform(_TRIMMED, self.path)
 
     def _called(self) -> bool:
         return bool(self._waiting) or self._closing or self._state is not State.RECORDING
@@ -347,7 +400,13 @@ class Sink:
         elif isinstance(item, SketchAt):
             self._tables.add_sketch(item)
         elif isinstance(item, WindowEnd):
+            if self._lost_ends:
+                lost, self._lost_ends = self._lost_ends, 0
+                detail = f"{lost} windows of which nothing is told: the disk was slower than the training"
+                self._tables.add_event(Event(time.time_ns(), "windows_lost", lost, detail, item.first_step))
             self._tables.end_window(item)
+            self._spool.end_window()
+            self._tell_trimmed()
         elif isinstance(item, StepRow):
             self._tables.add_step(item)
         elif isinstance(item, Event):
@@ -356,7 +415,7 @@ class Sink:
             for event in item.find():
                 self._tables.add_event(event)
         elif isinstance(item, _Watch):
-            self._watch = item
+            self._watches.append(item)
         else:
             try:
                 self._tables.flush()

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from gradnoise.collector._records import DrawsAt, Number, ReferenceAt, SketchAt, StepRow, WindowEnd
     from gradnoise.wire import RunInfo
 
-__all__ = ["BATCH_BYTES", "AmbiguousDrawsError", "TableBuilder"]
+__all__ = ["AmbiguousDrawsError", "TableBuilder"]
 
-BATCH_BYTES = 1 << 20
 _ROW_BYTES = 34  # a draws row without its values
 
 
@@ -64,15 +63,19 @@ class _Pending:
 
 
 class TableBuilder:
-    """Collects records and puts them out as batches of about 1 MiB.
+    """Collects records and puts them out as batches.
 
     Args:
         info: the run; its groups' order is the numbering of :class:`Draw`.
         append: where a whole batch goes; its errors pass through.
+        batch_bytes: behind which a batch of draws is put out.
     """
 
-    def __init__(self, info: RunInfo, append: Callable[[Table, pa.RecordBatch], object]) -> None:
+    def __init__(
+        self, info: RunInfo, append: Callable[[Table, pa.RecordBatch], object], *, batch_bytes: int = 1 << 20
+    ) -> None:
         self._append = append
+        self._batch_bytes = batch_bytes
         self._names = [group.name for group in info.groups]
         self._dictionary = pa.array(self._names, pa.utf8())
         self._widths = np.array([len(group.indices) for group in info.groups], np.int64)
@@ -83,6 +86,8 @@ class TableBuilder:
         self.draws_written = 0
         self.rows_written = 0
         self.windows_written = 0
+        self.ambiguous_draws = 0
+        self.ambiguous_rows = 0
 
     @property
     def empty(self) -> bool:
@@ -103,6 +108,8 @@ class TableBuilder:
             arrays.append(array if item.divisor is None else array * np.float32(item.divisor))
             prints.add(values[cut:].tobytes())
         if len(prints) > 1:
+            self.ambiguous_draws += len(item.draws)
+            self.ambiguous_rows += item.rows
             raise AmbiguousDrawsError
         tally = self._tallies.get(item.window)
         if tally is None:
@@ -132,7 +139,7 @@ class TableBuilder:
         """Split the groups of one draw where it exceeds a batch: (first, last, values)."""
         first = size = 0
         for index, width in enumerate(widths.tolist()):
-            if size and 4 * (size + width) > BATCH_BYTES:
+            if size and 4 * (size + width) > self._batch_bytes:
                 yield first, index, size
                 first, size = index, 0
             size += width
@@ -166,7 +173,7 @@ class TableBuilder:
     ) -> None:
         pending = self._draws
         nbytes = values.nbytes + len(groups) * _ROW_BYTES
-        if pending.nbytes and pending.nbytes + nbytes > BATCH_BYTES:
+        if pending.nbytes and pending.nbytes + nbytes > self._batch_bytes:
             self._flush_draws()
             pending = self._draws
         pending.window.append(item.window)

@@ -29,6 +29,7 @@ from gradnoise.wire._schemas import (
 from gradnoise.wire._segment import Place, Segment
 from gradnoise.wire._stamp import Stamped, pack, unpack
 from gradnoise.wire._tailer import Tailer
+from gradnoise.wire._trim import Front, fronts, write_fronts
 from gradnoise.wire._writer import DumpWriter, TableLog, create_dump, producer_is_alive
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "CorruptBatchError",
     "Dump",
     "DumpWriter",
+    "Front",
     "Group",
     "NotADumpError",
     "Place",
@@ -58,10 +60,12 @@ __all__ = [
     "WireError",
     "check_run_id",
     "create_dump",
+    "fronts",
     "pack",
     "producer_is_alive",
     "recover",
     "schema",
     "unpack",
     "version_of",
+    "write_fronts",
 ]

@@ -11,6 +11,7 @@ from gradnoise.wire._errors import NotADumpError
 from gradnoise.wire._run import RunInfo
 from gradnoise.wire._schemas import Table
 from gradnoise.wire._segment import Place, Segment, SegmentState, open_segment
+from gradnoise.wire._trim import Front, fronts
 from gradnoise.wire._writer import RUN_FILE, producer_is_alive
 
 if TYPE_CHECKING:
@@ -109,8 +110,9 @@ class Dump:
         Raises:
             UnknownSchemaVersionError: a segment is of a version this gradnoise does not read.
         """
-        expected = 0
         segments = self.segments(table, producer)
+        front = fronts(self.path, producer).get(table, Front()).sequence
+        expected: int | None = None
         alive = producer_is_alive(self.path, producer)
         for segment in segments:
             reader = open_segment(self.path, segment)
@@ -122,6 +124,8 @@ class Dump:
                 for stamped in reader.poll():
                     place = Place(segment, begin, reader.offset)
                     begin = reader.offset
+                    if expected is None:  # what is said to be deleted may still be there
+                        expected = min(front, stamped.sequence)
                     if stamped.sequence < expected:
                         self._note(ProblemKind.DUPLICATE, segment, f"batch {stamped.sequence} again in {path.name}")
                         continue

@@ -163,6 +163,10 @@ class DumpWriter:
         info: the run.
         segment_bytes: size behind which a new segment begins.
 
+    Attributes:
+        last: each segment's last batch so far, in the order in which the segments were begun.
+        nbytes: written so far.
+
     Raises:
         RunExistsError: another run lies there; OSError: it cannot be written.
     """
@@ -175,6 +179,8 @@ class DumpWriter:
         self._segment_bytes = segment_bytes
         self._logs: dict[Table, TableLog] = {}
         self._next: dict[Table, int] = {}
+        self.last: dict[Segment, int] = {}
+        self.nbytes = 0
         self._closed = False
         self._lock_path = _lock_path(path, self.producer)
         self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -196,7 +202,9 @@ class DumpWriter:
         if log is None:
             log = TableLog(self.path, table, self.producer, self.info.run, segment_bytes=self._segment_bytes)
             self._logs[table] = log
-        log.append(Stamped.of(table, sequence, batch))
+        place = log.append(Stamped.of(table, sequence, batch))
+        self.last[place.segment] = sequence
+        self.nbytes += place.end - place.begin
         self._next[table] = sequence + 1
         return sequence
 
