@@ -98,32 +98,44 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Extra minibatches at frozen parameters: the draws that tell noise from drift.
+    """Extra minibatches at frozen parameters: the draws that tell noise from drift, and the exact gradient.
 
     First at update number ``every`` and then every ``every`` parameter updates, ``draws`` losses are taken from
-    ``closure`` and differentiated. Parameters, buffers, gradients, train/eval flags and random number generators are
-    put back bit for bit afterwards.
+    ``closure`` and differentiated, and the losses of ``full`` give the exact gradient that the noise is measured
+    against. Parameters, buffers, gradients, train/eval flags, hooks and random number generators are put back bit for
+    bit afterwards. Nothing may step an optimiser meanwhile, or call ``backward``; with a loss scaler attached the
+    losses are scaled by the probe: return them unscaled.
 
     Attributes:
-        closure: returns the scalar loss of a fresh minibatch. It owns its iterator over the data and does not call
-            ``backward``.
+        closure: returns the scalar loss of a fresh minibatch, the mean over its examples, or (loss, batch size). It
+            owns its iterator over the data. None: the first ``draws`` minibatches of ``full`` are the draws, of one
+            pass and so without replacement; shuffle it.
         draws: minibatches a probe.
         every: parameter updates between two probes, and before the first: a shorter training is not probed.
+        full: returns an iterator over the losses of one whole pass over the data, each the mean over its minibatch:
+            ``full=lambda: (loss_fn(model(x), y) for x, y in loader)``. Give ``(loss, len(x))`` instead of the loss
+            where minibatches differ in size: they are weighted by it. One gradient at a time is in memory.
 
     Raises:
-        CollectorError: a value out of its range, or a closure that cannot be called.
+        CollectorError: a value out of its range, a function that cannot be called, or neither of the two.
     """
 
-    closure: Callable[[], Any]
+    closure: Callable[[], Any] | None = None
     draws: int = 512
     every: int = 5000
+    full: Callable[[], Any] | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.closure):
-            raise CollectorError(
-                f"Probe(closure={self.closure!r}): expected a function without arguments that returns the loss of a "
-                "fresh minibatch"
-            )
+        expected = {
+            "closure": "a function without arguments that returns the loss of a fresh minibatch",
+            "full": "a function without arguments that returns an iterator over the losses of a pass over the data",
+        }
+        for name, text in expected.items():
+            given = getattr(self, name)
+            if given is not None and not callable(given):
+                raise CollectorError(f"Probe({name}={given!r}): expected {text}")
+        if self.closure is None and self.full is None:
+            raise CollectorError("Probe(closure=None, full=None): give one of them, or both")
         _integer("Probe", "draws", self.draws, 2)
         _integer("Probe", "every", self.every, 1)
 

@@ -7,26 +7,39 @@ registered at the start of each burst and removed after it, so that a step outsi
 from __future__ import annotations
 
 import os
+import threading
 import weakref
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd import Variable
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from gradnoise.collector._burst import Burst
+from gradnoise.collector._clip import ClipMeter
+from gradnoise.collector._distributed import averages_gradients, origin_of
 from gradnoise.collector._gather import Gatherer, UnsupportedGradientError
+from gradnoise.collector._groups import held
 from gradnoise.collector._hooks import LeafHooks
+from gradnoise.collector._norms import norm_of, squared
+from gradnoise.collector._optimizers import OptimizerHooks, has_closure
+from gradnoise.collector._pass import BackwardPass
 from gradnoise.collector._probe import ProbeError, run_probe
-from gradnoise.collector._records import DrawsAt
+from gradnoise.collector._records import DrawsAt, SketchAt, WindowEnd, window_id
+from gradnoise.collector._scale import LossScale
+from gradnoise.collector._selfcheck import SelfCheck
 from gradnoise.collector._sentinels import Sentinels
 from gradnoise.collector._sink import AMBIGUOUS
+from gradnoise.collector._sketch import Sketcher, rescaled
 from gradnoise.collector._steps import Steps
 from gradnoise.collector._theta import DRAWS_PER_THETA, AtTheta
+from gradnoise.wire import WindowKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch.optim.optimizer import Optimizer
 
     from gradnoise.collector._config import Probe, Sampling
     from gradnoise.collector._sink import Sink
@@ -40,6 +53,13 @@ class Taps:
 
     Every entry point is guarded: an unexpected exception turns the collector off and never reaches the training.
 
+    Args:
+        model: the network.
+        optimizers: whose steps are updates; none of them listens to every one that holds a parameter of the model.
+        sink: where everything goes.
+        info: the run; its groups are what is recorded.
+        sampling, probe, scaler, batch_size: as for :func:`attach`.
+
     Attributes:
         forwards: forward passes of the model since the last update, while armed.
     """
@@ -47,7 +67,7 @@ class Taps:
     def __init__(
         self,
         model: torch.nn.Module,
-        optimizer: Optimizer | None,
+        optimizers: Sequence[Optimizer],
         *,
         sink: Sink,
         info: RunInfo,
@@ -61,11 +81,19 @@ class Taps:
         self._sampling = sampling
         self._probe = probe
         self._unprobed = probe  # until the first probe runs
-        self._scaler = scaler
         self._batch_size = batch_size
+        self._groups = {group.name: group.shape for group in info.groups}
         self._names = [group.name for group in info.groups]
+        self._origin = origin_of(model)
         self._gatherer = Gatherer(info.groups)
         self._sentinels = Sentinels(info.groups)
+        self._scale = LossScale(scaler, sink)
+        self._averaged = averages_gradients(model)
+        self._clip = ClipMeter(self._gatherer)
+        self._check = SelfCheck(self._gatherer, self._names, sink)
+        if self._averaged:
+            self._check.stop()
+        self._sketcher = Sketcher() if sampling.sketch else None
         self._hooks = LeafHooks(
             {group.name: (number, group.shape) for number, group in enumerate(info.groups)}, self._on_gradient, self
         )
@@ -75,15 +103,16 @@ class Taps:
         self._paused = False
         self._stopped = False
         self._parameters: dict[int, torch.nn.Parameter] = {}
-        self._drafts: dict[int, dict[int, torch.Tensor]] = {}
+        self._passes: dict[int, BackwardPass] = {}  # by graph task
+        self._opening = threading.Lock()
         self._window: Burst | None = None
+        self._skipped_until = 0
+        self._sketched: int | None = None  # theta of the last draw that went into a sketch
+        self._kept: Callable[[], bool] | None = None
         self._at = AtTheta()
         self._steps = Steps(sink, batch_size)
-        self._owners: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
-        if optimizer is not None:
-            self._update_hook = optimizer.register_step_post_hook(self._on_update)
-        else:
-            self._update_hook = register_optimizer_step_post_hook(self._on_any_update)
+        after = self._on_update if optimizers else self._on_any_update
+        self._updates = OptimizerHooks(self._model, optimizers, self._before_update, after)
         self._begin()
 
     @property
@@ -95,16 +124,11 @@ class Taps:
 
     def _on_any_update(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         try:
-            owner = self._owners.get(optimizer)
-            if owner is None:
-                model = self._model()
-                mine = set() if model is None else {id(parameter) for parameter in model.parameters()}
-                owner = any(id(p) in mine for group in optimizer.param_groups for p in group["params"])
-                self._owners[optimizer] = owner
+            concerns = self._updates.concerns(optimizer)
         except Exception as error:
             self._fail(error)
             return
-        if owner:
+        if concerns:
             self._on_update(optimizer, args, kwargs)
 
     def _on_update(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
@@ -112,26 +136,48 @@ class Taps:
             return
         try:
             if self._stopped:
-                self._stop()
+                self._stop(stepping=True)
             elif torch._C._current_graph_task_id() != -1:
                 self._sink.fail("optimizer.step() inside a backward pass cannot be told from two updates")
-                self._stop()
+                self._stop(stepping=True)
             else:
                 self._update(optimizer)
+        except Exception as error:
+            self._fail(error, stepping=True)
+
+    def _before_update(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._paused or self._stopped or self._window is None or os.getpid() != self._pid:
+            return
+        try:
+            if not self._updates.concerns(optimizer) or torch._C._current_graph_task_id() != -1:
+                return
+            if has_closure(args, kwargs):
+                self._at.begin_step(self._version(), self.forwards)
+            elif self._at.draws and not self._averaged:
+                with torch.no_grad():
+                    factor = self._clip.at_step(optimizer, self._scale.tensor)
+                self._steps.at(self._theta).clip_factor = factor
         except Exception as error:
             self._fail(error)
 
     def _on_gradient(self, number: int, gradient: torch.Tensor) -> None:
-        if self._paused or self._at.full or os.getpid() != self._pid:
+        if self._paused or self._at.full:
             return
         try:
             # One graph task is one backward pass; reentrant ones and ones that raised have others.
             task = torch._C._current_graph_task_id()
-            draft = self._drafts.get(task)
-            if draft is None:
-                draft = self._drafts[task] = {}
-                Variable._execution_engine.queue_callback(partial(self._on_backward_end, task))
-            draft[number] = self._gatherer.pick(number, gradient)
+            under_way = self._passes.get(task)
+            if under_way is None:
+                under_way = self._open(task)
+                if under_way is None:
+                    return
+            under_way.parts[number] = self._gatherer.pick(number, gradient)
+            if self._sampling.norms:
+                norm = norm_of(gradient)
+                if norm is not None:
+                    under_way.norms[number] = norm
+            if self._sketcher is not None:
+                self._sketcher.take(number, gradient, self._scale.tensor)
         except UnsupportedGradientError as error:
             self._unsupported(number, error)
         except Exception as error:
@@ -139,11 +185,14 @@ class Taps:
 
     def _on_backward_end(self, task: int) -> None:
         try:
-            self._take(self._drafts.pop(task, {}))
+            under_way = self._passes.pop(task, None)
+            if under_way is not None:
+                with torch.no_grad():
+                    self._take(under_way)
         except Exception as error:
             self._fail(error)
 
-    def log(self, loss: Any, batch_size: int | None, metrics: Mapping[str, Any]) -> None:
+    def log(self, loss: Any, batch_size: Any, divisor: Any, metrics: Mapping[str, Any]) -> None:
         """Merge what the user knows into the row of the step that was, or is being, taken."""
         if self._stopped or os.getpid() != self._pid:
             return
@@ -154,6 +203,7 @@ class Taps:
                 begun=bool(self.forwards or self._at.backwards),
                 loss=loss,
                 batch_size=batch_size,
+                divisor=divisor,
                 metrics=metrics,
             )
         except Exception as error:
@@ -186,72 +236,172 @@ class Taps:
     def _begin(self) -> None:
         """Start on the present theta: arm the hooks where a burst begins, remove them where it ended."""
         phase = self._theta % self._sampling.every
-        if phase >= self._sampling.burst:
-            if self._hooks.armed:
-                self._hooks.disarm()
-                self._parameters = {}
+        if phase >= self._sampling.burst or self._theta < self._skipped_until:
+            self._disarm()
             return
         self.forwards = 0
         if self._window is None:
-            self._window = Burst(self._theta, self._theta, self._sampling.burst - phase)
-            # By name again at each burst, because parameters may have been replaced.
-            self._hooks.disarm()
-            model = self._model()
-            self._parameters = {} if model is None else self._hooks.arm(model)
+            burst = Burst(self._theta, self._theta, self._sampling.burst - phase)
+            if self._sink.room():
+                self._arm(burst)
+            else:
+                self._skipped_until = self._theta + burst.declared
+                self._sink.end_window(burst.skipped(self._origin))
+                self._disarm()
 
-    def _take(self, draft: dict[int, torch.Tensor]) -> None:
+    def _arm(self, burst: Burst) -> None:
+        self._window = burst
+        # By name again at each burst, because parameters may have been replaced.
+        self._hooks.disarm()
+        model = self._model()
+        self._parameters = {} if model is None else self._hooks.arm(model)
+        self._updates.arm()
+        self._clip.arm(self._parameters)
+        self._scale.forget()
+        self._kept = None
+        if model is not None:
+            self._look_for_strangers(model)
+
+    def _disarm(self) -> None:
+        if self._hooks.armed:
+            self._hooks.disarm()
+            self._updates.disarm()
+            self._parameters = {}
+            self._clip.arm({})
+
+    def _look_for_strangers(self, model: torch.nn.Module) -> None:
+        """Say which parameters cannot be recorded because they came, or changed their shape, after attach."""
+        strangers = [
+            name
+            for name, shape, parameter in held(model)
+            if parameter.requires_grad and parameter.numel() and self._groups.get(name) != shape
+        ]
+        if strangers and self._sink.warn_once(
+            "strangers",
+            "gradnoise does not record %s%s: made, or of another shape, since attach(). Close this handle and attach "
+            "again to record the model as it is now",
+            ", ".join(strangers[:3]),
+            f" and {len(strangers) - 3} more" if len(strangers) > 3 else "",
+        ):
+            self._sink.event(
+                "unknown_parameter", ", ".join(strangers[:20]), count=len(strangers), step=self._theta
+            )
+
+    def _open(self, task: int) -> BackwardPass | None:
+        """Begin a backward pass, at the first of its gradients; None in a forked child."""
+        if os.getpid() != self._pid:
+            return None
+        with self._opening, torch.no_grad():  # gradients of several devices come from several threads
+            under_way = self._passes.get(task)
+            if under_way is None:
+                if self._passes:  # one raised, or this one is inside another
+                    self._forget_sketch()
+                under_way = BackwardPass(held=self._clip.before_pass())
+                if self._check.active:
+                    under_way.checks = self._check.before_pass(self._parameters)
+                self._passes[task] = under_way
+                Variable._execution_engine.queue_callback(partial(self._on_backward_end, task))
+        return under_way
+
+    def _version(self) -> int:
+        return sum([parameter._version for parameter in self._parameters.values()])
+
+    def _take(self, under_way: BackwardPass) -> None:
         """Take one finished backward pass."""
         at, window = self._at, self._window
         if window is None or at.full:
             return
         window.backwards += 1
-        at.passed(sum(parameter._version for parameter in self._parameters.values()))
-        if not draft:
+        value = self._scale.passed(self._theta)
+        if not at.passed(self._version(), self.forwards, again=not under_way.held):
+            self._forget_sketch()
+            if not at.backwards:
+                self._ambiguous("an optimizer that changes the parameters before it evaluates the loss", 1)
             return
-        with torch.no_grad():
-            draw = self._gatherer.draw(draft, scale=self._scale(), fingerprint=self._sentinels.read(self._parameters))
-        if at.add(draw):
-            self._settle()
-            self._at.full = True
-            if self._theta == 0 and len(at.draws) >= DRAWS_PER_THETA:
-                self._end_window()
-                self._hooks.disarm()
-                self._sink.warn_once(
-                    "no update",
-                    "gradnoise saw %d backward passes and no optimizer.step(): recording waits for the first one. "
-                    "Pass attach() the optimizer whose step() updates the model",
-                    len(at.draws),
-                )
+        parts = under_way.parts
+        if not parts:
+            return
+        self._clip.after_pass(under_way.held, parts)
+        if under_way.checks:
+            self._check.after_pass(self._theta, self._parameters, under_way.checks, parts)
+        if value is not None:
+            self._steps.at(self._theta).loss_scale = value
+        scale = self._scale.tensor
+        draw = self._gatherer.draw(parts, scale=scale, fingerprint=self._sentinels.read(self._parameters))
+        if under_way.norms:
+            draw = replace(draw, norms=squared(under_way.norms, draw.groups.tolist(), scale))
+        last = at.add(draw)
+        if self._sketcher is not None:
+            counts = self._sketcher.finish()
+            if counts is not None:
+                at.sketches.append((len(at.draws) - 1, counts))
+        if last:
+            self._fill(len(at.draws))
+
+    def _fill(self, count: int) -> None:
+        """Hand over as many draws as one theta may have, and wait for the next theta."""
+        self._settle()
+        self._at.full = True
+        if self._theta == 0 and count >= DRAWS_PER_THETA:
+            self._end_window()
+            self._disarm()
+            self._sink.warn_once(
+                "no update",
+                "gradnoise saw %d backward passes and no optimizer.step(): recording waits for the first one. "
+                "Pass attach() the optimizer whose step() updates the model",
+                count,
+            )
 
     def _settle(self) -> None:
         """Decide what the backward passes since the last update were, and hand over those that are draws."""
         at, window = self._at, self._window
         self._at = AtTheta()
-        self._drafts.clear()  # of backward passes that raised
+        kept, self._kept = self._kept, None
+        if self._passes:  # that raised
+            self._passes.clear()
+            self._forget_sketch()
         if window is None or not at.backwards:
             return
         window.last_step = self._theta
-        doubt = at.doubt(self.forwards)
+        divisor = self._steps.settle(self._theta)
+        doubt = at.doubt(self.forwards, divisor)
         if doubt is not None:
-            self._sink.event("ambiguous_backwards", doubt, count=at.backwards, step=self._theta)
-            self._sink.warn_once("ambiguous", AMBIGUOUS)
+            self._forget_sketch()
+            self._ambiguous(doubt, at.backwards)
             return
         if not at.draws:
             return
-        item = DrawsAt(window.window, self._theta, self._theta, tuple(at.draws), self._steps.batch_size(self._theta))
+        first = window.draws - window.dropped  # index of the first of these draws, as the writer counts
+        item = DrawsAt(
+            window.window,
+            self._theta,
+            self._theta,
+            tuple(at.draws),
+            self._steps.batch_size(self._theta),
+            divisor,
+            kept,
+        )
         window.draws += len(at.draws)
         window.thetas += 1
         if not self._sink.draws(item):
             window.dropped += len(at.draws)
+            self._forget_sketch()
+            return
+        for index, counts in at.sketches:
+            same = index > 0 or self._sketched == self._theta
+            made = counts if divisor is None else partial(_divided, counts, divisor)
+            self._sink.sketch(SketchAt(window.window, self._theta, first + index, made, same))
+        self._sketched = self._theta
 
     def _update(self, optimizer: Optimizer) -> None:
         if not self._sink.recording:
-            self._stop()
+            self._stop(stepping=True)
             return
         theta = self._theta
         if self._window is not None:
             self._settle()
             self._steps.at(theta)
+            self._kept = self._scale.stepped(optimizer, theta)
         self._at.full = False
         if self._steps:
             self._steps.finish(theta, optimizer)
@@ -265,14 +415,29 @@ class Taps:
 
     def _end_window(self) -> None:
         window, self._window = self._window, None
+        self._forget_sketch()
         if window is not None and window.backwards:
-            self._sink.end_window(window.end())
+            self._sink.end_window(window.end(self._origin))
 
     def _run_probe(self, probe: Probe) -> None:
         model = self._model()
         if model is None:
             return
         self._unprobed = None
+        if not self._sink.room():
+            self._sink.end_window(
+                WindowEnd(
+                    window_id(self._theta, probe=True),
+                    WindowKind.PROBE,
+                    self._theta,
+                    self._theta,
+                    probe.draws,
+                    probe.draws,
+                    self._origin,
+                    skipped=True,
+                )
+            )
+            return
         self._paused = True
         try:
             run_probe(
@@ -282,8 +447,10 @@ class Taps:
                 gatherer=self._gatherer,
                 sink=self._sink,
                 theta=self._theta,
-                seed=self._sampling.seed,
+                sampling=self._sampling,
                 batch_size=self._batch_size,
+                scale=self._scale.tensor,
+                origin=self._origin,
             )
         except ProbeError as error:
             self._probe = None
@@ -296,12 +463,14 @@ class Taps:
 
     # --- the rest --------------------------------------------------------------------------------------------
 
-    def _scale(self) -> torch.Tensor | None:
-        scaler = self._scaler
-        if scaler is None or not scaler.is_enabled():
-            return None
-        scale: torch.Tensor | None = scaler._get_scale_async()  # get_scale() synchronises
-        return scale
+    def _ambiguous(self, detail: str, count: int) -> None:
+        self._sink.event("ambiguous_backwards", detail, count=count, step=self._theta)
+        self._sink.warn_once("ambiguous", AMBIGUOUS)
+
+    def _forget_sketch(self) -> None:
+        if self._sketcher is not None:
+            self._sketcher.reset()
+            self._sketched = None
 
     def _unsupported(self, number: int, error: UnsupportedGradientError) -> None:
         name = self._names[number]
@@ -309,17 +478,25 @@ class Taps:
         if self._sink.warn_once(key, "gradnoise does not record %s: %s", name, error):
             self._sink.event("unsupported_gradient", str(error), step=self._theta, group=name)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception, *, stepping: bool = False) -> None:
         self._sink.fail(f"unexpected {type(error).__name__} in a training hook: {error}")
-        self._stop()
+        self._stop(stepping=stepping)
 
-    def _stop(self) -> None:
-        """Take every hook off; inside a backward pass, where a hook may be running, at the next update."""
+    def _stop(self, *, stepping: bool = False) -> None:
+        """Take every hook off; inside a backward pass, where a hook may be running, at the next update.
+
+        Args:
+            stepping: called from the hook after an optimiser's step.
+        """
         self._stopped = True
         self._window = None
         self._steps.clear()
-        self._drafts.clear()
+        self._passes.clear()
         self._at = AtTheta(full=True)
         if torch._C._current_graph_task_id() == -1:
             self._hooks.disarm()
-            self._update_hook.remove()
+            self._updates.remove(stepping=stepping)
+
+
+def _divided(counts: Callable[[], Any], divisor: float) -> Any:
+    return rescaled(counts(), divisor)

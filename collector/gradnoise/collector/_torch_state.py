@@ -10,24 +10,54 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, MutableMapping
 
-__all__ = ["preserved", "preserved_random"]
+__all__ = ["preserved", "preserved_modes", "preserved_random"]
+
+_OF_MODULES = (
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+_OF_TENSORS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 @contextmanager
 def preserved(model: torch.nn.Module) -> Iterator[None]:
-    """Restore parameters, buffers, gradients and train/eval flags of ``model`` on leaving, also after an exception.
+    """Restore the parameters, buffers, gradients, train/eval flags and hooks of ``model`` on leaving, also after an
+    exception.
 
-    Gradients are put aside rather than copied: inside, every ``.grad`` is None.
+    Parameters and buffers are copied, for nothing else tells every way of changing one. Gradients are put aside rather
+    than copied: inside, every ``.grad`` is None.
     """
-    modules = [(module, module.training, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
+    modules = list(model.modules())
+    training = [module.training for module in modules]
+    dicts: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = [
+        (there, dict(there))
+        for module in modules
+        for name in _OF_MODULES
+        if (there := getattr(module, name, None)) is not None
+    ]
     tensors = {
         id(tensor): tensor
-        for _, _, parameters, buffers in modules
-        for tensor in (*parameters.values(), *buffers.values())
+        for module in modules
+        for tensor in (*module._parameters.values(), *module._buffers.values())
         if tensor is not None
     }
+    hooks = [
+        (tensor, name, there, dict(there or {}))
+        for tensor in tensors.values()
+        for name in _OF_TENSORS
+        for there in (getattr(tensor, name, None),)
+    ]
+    flags = [(tensor, tensor.requires_grad) for tensor in tensors.values() if tensor.is_leaf]
     gradients = [(tensor, tensor.grad) for tensor in tensors.values() if tensor.is_leaf]
     with torch.no_grad():
         copies = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
@@ -36,23 +66,56 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        for module, flag in zip(modules, training, strict=True):
+            module.training = flag
+        for there, before in dicts:
+            _put_back(there, before)
+        for tensor, name, there, before in hooks:
+            if there is not None:
+                _put_back(there, before)
+            if getattr(tensor, name, None) is not there:
+                setattr(tensor, name, there)
         with torch.no_grad():
-            for module, training, parameters, buffers in modules:
-                module.training = training
-                _put_back(module._parameters, parameters)
-                _put_back(module._buffers, buffers)
             for tensor, copy in copies:
                 # Untouched tensors keep their version counters.
                 if not torch.equal(tensor, copy):
                     tensor.copy_(copy)
+        for tensor, flag in flags:
+            if tensor.requires_grad is not flag:
+                tensor.requires_grad_(flag)
         for tensor, gradient in gradients:
             tensor.grad = gradient
 
 
-def _put_back(there: dict[str, Any], before: dict[str, Any]) -> None:
-    if there.keys() != before.keys() or any(there[name] is not before[name] for name in before):
+def _put_back(there: MutableMapping[str, Any], before: dict[str, Any]) -> None:
+    if list(there) != list(before) or any(there[name] is not before[name] for name in before):
         there.clear()
         there.update(before)
+
+
+@contextmanager
+def preserved_modes() -> Iterator[None]:
+    """Restore torch's settings on leaving: autocast, gradients on or off, determinism, cuDNN."""
+    types = ("cpu", "cuda")
+    autocast = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in types]
+    cached = torch.is_autocast_cache_enabled()
+    grad = torch.is_grad_enabled()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn
+    flags = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic)
+    try:
+        yield
+    finally:
+        for kind, enabled, dtype in autocast:
+            torch.set_autocast_enabled(kind, enabled)
+            torch.set_autocast_dtype(kind, dtype)
+        torch.set_autocast_cache_enabled(cached)
+        torch.set_grad_enabled(grad)
+        if deterministic != torch.are_deterministic_algorithms_enabled():
+            torch.use_deterministic_algorithms(deterministic, warn_only=only_warn)
+        if (cudnn.enabled, cudnn.benchmark, cudnn.deterministic) != flags:
+            cudnn.enabled, cudnn.benchmark, cudnn.deterministic = flags
 
 
 @contextmanager
