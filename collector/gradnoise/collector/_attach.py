@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradnoise.collector._config import Sampling, default_dump, default_endpoint, disabled
+from gradnoise.collector._distributed import origin_of
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._groups import groups_of
 from gradnoise.collector._handle import Handle
-from gradnoise.collector._join import check_join
+from gradnoise.collector._join import check_join, note_job
 from gradnoise.collector._launch import Shipping, check_endpoint
 from gradnoise.collector._sink import Sink, State, inform, warn
 from gradnoise.wire import Dump, NotADumpError, RunInfo, WireError, check_run_id
@@ -78,14 +79,16 @@ def attach(
     if there is not None:
         name = run or there.run
     info = _info(name, model, groups, sampling, probe)
+    origin = origin_of(model)
     if there is not None:
-        check_join(path, there, info)
+        check_join(path, there, info, origin.job)
     try:
         sink = _sink(path, info, adopt=run is None)
     except OSError as error:
         reason = f"the dump {path} cannot be written ({error.strerror or error})"
         warn("gradnoise turned itself off: %s. Training goes on", reason)
         return Handle(state=State.OFF, error=reason)
+    note_job(path, origin.job)
     if there is not None:
         warn("gradnoise: %s holds run %s already; this process joins it as another producer", path, name)
     from gradnoise.collector._taps import Taps

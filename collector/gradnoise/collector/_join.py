@@ -15,20 +15,28 @@ if TYPE_CHECKING:
 
     from gradnoise.wire import RunInfo
 
-__all__ = ["check_join"]
+__all__ = ["check_join", "note_job"]
 
 
-def check_join(path: Path, there: RunInfo, info: RunInfo) -> None:
+def check_join(path: Path, there: RunInfo, info: RunInfo, job: str | None = None) -> None:
     """Refuse to merge a second training into the finished run ``there``, which lies at ``path``.
 
     Other runs and other groups are left to :func:`gradnoise.wire.create_dump` to refuse.
+
+    Args:
+        path: the dump's directory.
+        there: the run that it holds.
+        info: the run to be recorded.
+        job: id of the distributed job of which this process is a rank; None outside one, or where it is not known.
 
     Raises:
         RunExistsError: the run is finished, and nothing says that this process is a part of it.
     """
     if (there.run, there.fingerprint) != (info.run, info.fingerprint):
         return
-    if resuming() or _of_a_job() or _any_alive(path):
+    if resuming() or _restarted() or _any_alive(path):
+        return
+    if _of_a_job() if job is None else _note(path, job).exists():
         return
     producers = len(Dump(path).producers())
     if not producers:  # nothing to merge with; and a process that is just starting has no lock for a moment
@@ -40,9 +48,25 @@ def check_join(path: Path, there: RunInfo, info: RunInfo) -> None:
     )
 
 
+def note_job(path: Path, job: str | None) -> None:
+    """Leave word in a dump of the job that records into it, for ranks that come when others have finished."""
+    if job is not None:
+        with contextlib.suppress(OSError):
+            _note(path, job).touch()
+
+
+def _note(path: Path, job: str) -> Path:
+    return path / f"{job}.job"
+
+
+def _restarted() -> bool:
+    """Whether this process belongs to a job that its launcher has started anew."""
+    return _number("TORCHELASTIC_RESTART_COUNT") > 0
+
+
 def _of_a_job() -> bool:
-    """Whether this process is one of several of a distributed job, or of a restarted one."""
-    if os.environ.get("RANK", "").strip() or _number("WORLD_SIZE") > 1 or _number("TORCHELASTIC_RESTART_COUNT") > 0:
+    """Whether this process is one of several, of a job that has no id."""
+    if os.environ.get("RANK", "").strip() or _number("WORLD_SIZE") > 1:
         return True
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and bool(distributed.is_initialized())
