@@ -62,7 +62,7 @@ def test_help_documents_every_command_and_exit_code(capsys: Capture) -> None:
         main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for command in ("serve", "ship", "runs", "show", "tail", "analyze", "fit", "demo"):
+    for command in ("serve", "ship", "runs", "show", "tail", "analyze", "export", "fit", "demo"):
         assert f"\n    {command} " in text
     for code in Exit:
         assert f"\n  {code.value}  " in text
@@ -70,12 +70,12 @@ def test_help_documents_every_command_and_exit_code(capsys: Capture) -> None:
 
 
 def test_names_that_help_writes_out_are_those_of_the_analyzer() -> None:
-    assert list(_tail._FORMS) == list(FULL_FORMS)
+    assert list(_tail.FORM_NAMES) == list(FULL_FORMS)
     assert list(_analyze._CONTRASTS) == list(Contrast)
     assert list(_analyze._PLANS) == list(Plan)
 
 
-@pytest.mark.parametrize("command", ["runs", "show", "tail", "ship", "fit"])
+@pytest.mark.parametrize("command", ["runs", "show", "tail", "export", "ship", "fit"])
 def test_help_says_which_analyzer_is_asked(capsys: Capture, command: str) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])

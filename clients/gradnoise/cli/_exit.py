@@ -33,6 +33,7 @@ _CODES = (
     ("gradnoise.client", "UnreachableError", Exit.UNREACHABLE),
     ("gradnoise.client", "TooFewValuesError", Exit.TOO_LITTLE),
     ("gradnoise.client", "ClientError", Exit.FAILED),
+    ("gradnoise.export", "ExportError", Exit.FAILED),
     ("gradnoise.collector.shipper", "UnreachableError", Exit.UNREACHABLE),
     ("gradnoise.collector.shipper", "ShipError", Exit.FAILED),
     ("gradnoise.collector", "CollectorError", Exit.FAILED),

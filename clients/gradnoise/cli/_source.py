@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradnoise.cli._exit import CommandError, Exit
 from gradnoise.cli._output import note
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gradnoise.client import Client
     from gradnoise.wire import Dump
 
@@ -17,6 +19,7 @@ __all__ = [
     "add_endpoint",
     "connect",
     "dump_path",
+    "dump_rows",
     "examine",
     "open_dump",
     "report_problems",
@@ -51,6 +54,25 @@ def open_dump(path: Path) -> Dump:
     if not path.exists():
         raise CommandError(Exit.FAILED, f"there is no dump at {path}: give the directory that the collector wrote")
     return Dump(path)
+
+
+def dump_rows(args: argparse.Namespace, dump: Dump) -> Iterator[dict[str, Any]]:
+    """Yield the results of a dump's windows that the arguments ask for: ``form``, ``group``, ``steps``, ``follow``."""
+    if args.group not in (None, "*"):
+        try:
+            dump.info.group(args.group)
+        except KeyError as error:
+            raise CommandError(Exit.FAILED, error.args[0]) from None
+    from gradnoise.analyzer.analysis import AnalysisOptions, Plan
+    from gradnoise.analyzer.batch import analyse_dump, follow_dump
+    from gradnoise.wire.results import FORMS
+
+    options = AnalysisOptions(Plan.LIVE if args.form in (None, *FORMS) else Plan.FULL)
+    tables = follow_dump(dump, options) if args.follow else analyse_dump(dump, options, steps=args.steps)
+    for table in tables:
+        for row in table.to_pylist():
+            if args.form in (None, row["form"]) and args.group in (None, row["group"]):
+                yield row
 
 
 def examine(dump: Dump) -> None:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from gradnoise.cli._exit import CommandError, Exit
+from gradnoise.cli._exit import Exit
 from gradnoise.cli._output import aligned, emit, emit_json, note, number
-from gradnoise.cli._source import add_endpoint, connect, dump_path, examine, open_dump, report_problems, steps
+from gradnoise.cli._source import (
+    add_endpoint,
+    connect,
+    dump_path,
+    dump_rows,
+    examine,
+    open_dump,
+    report_problems,
+    steps,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    import pyarrow as pa
-
-__all__ = ["LEGEND", "add", "print_tail", "tail_table"]
+__all__ = ["FORM_NAMES", "LEGEND", "add", "print_tail", "tail_table"]
 
 # Names are written out here and in the parser: importing their definition would load pyarrow for a --help.
-_FORMS = {
+FORM_NAMES = {
     "per_parameter": "per-param",
     "across_parameter": "across",
     "standardized": "standard.",
@@ -46,7 +53,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
         "tail", parents=[common], help="print a run's tail indices, by window, parameter group and form"
     )
     parser.add_argument("name", metavar="RUN", help="a run id, or a dump's path")
-    parser.add_argument("--form", choices=_FORMS, help="only this form; the last three are of the full plan")
+    parser.add_argument("--form", choices=FORM_NAMES, help="only this form; the last three are of the full plan")
     parser.add_argument("--group", help="only this parameter group; '*' is the whole model")
     parser.add_argument("--steps", type=steps, metavar="A:B", help="only windows that overlap these steps")
     parser.add_argument("--follow", "-f", action="store_true", help="go on with new rows as windows are analysed")
@@ -68,31 +75,13 @@ def _run(args: argparse.Namespace) -> int:
 
 def _from_dump(args: argparse.Namespace, path: Path) -> int:
     dump = open_dump(path)
-    if args.group not in (None, "*"):
-        try:
-            dump.info.group(args.group)
-        except KeyError as error:
-            raise CommandError(Exit.FAILED, error.args[0]) from None
-    from gradnoise.analyzer.analysis import AnalysisOptions, Plan
-    from gradnoise.analyzer.batch import analyse_dump, follow_dump
-    from gradnoise.wire.results import FORMS
-
-    options = AnalysisOptions(Plan.LIVE if args.form in (None, *FORMS) else Plan.FULL)
-    tables = follow_dump(dump, options) if args.follow else analyse_dump(dump, options, steps=args.steps)
-    rows = _matching(args, tables)
+    rows = dump_rows(args, dump)
     if args.follow:
         _follow(args, rows)
         examine(dump)  # following does not judge: what is unfinished may still be finished
     else:
         print_tail(rows, as_json=args.json)
     return report_problems(dump)
-
-
-def _matching(args: argparse.Namespace, tables: Iterable[pa.Table]) -> Iterator[dict[str, Any]]:
-    for table in tables:
-        for row in table.to_pylist():
-            if args.form in (None, row["form"]) and args.group in (None, row["group"]):
-                yield row
 
 
 def _follow(args: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> int:
@@ -148,7 +137,7 @@ def tail_table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _place(row: Mapping[str, Any]) -> str:
-    return f"{row['window']} {row['group']} {_FORMS.get(row['form'], row['form'])}"
+    return f"{row['window']} {row['group']} {FORM_NAMES.get(row['form'], row['form'])}"
 
 
 def _listed(places: Sequence[str]) -> str:
@@ -165,7 +154,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         str(row["window"]),
         f"{row['first_step']}-{row['last_step']}",
         row["group"],
-        _FORMS.get(row["form"], row["form"]),
+        FORM_NAMES.get(row["form"], row["form"]),
         f"{row['draws']}/{row['draws'] + row['dropped']}" if row["dropped"] else str(row["draws"]),
         alpha,
         number(row["null_alpha"]),
