@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from gradnoise.collector import Probe, Sampling, attach
-from gradnoise.collector._torch_state import preserved, preserved_random
-from gradnoise.wire import Dump, Table
+from gradnoise.collector._gather import Gatherer
+from gradnoise.collector._probe import ProbeError, run_probe
+from gradnoise.collector._torch_state import preserved, preserved_modes, preserved_random
+from gradnoise.wire import Dump, Group, Table
 
 from .loops import Data, assert_recorded, by_hand, counted, hooks_left, loss_of, messages, mlp, recorded, rows, train
 from .test_bursts import sgd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 PROBES_ONLY = Sampling(burst=0)
@@ -257,3 +260,251 @@ def test_a_probe_that_never_came_is_mentioned_at_close(
     handle.close()
     text = "gradnoise: no probe ran: the first comes at update 3; 2 updates were seen"
     assert messages(caplog) == [text] * warnings
+
+
+def settings() -> dict[str, Any]:
+    cudnn = torch.backends.cudnn
+    return {
+        "autocast": [
+            (kind, torch.is_autocast_enabled(kind), str(torch.get_autocast_dtype(kind))) for kind in ("cpu", "cuda")
+        ],
+        "cache": torch.is_autocast_cache_enabled(),
+        "grad": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn": [cudnn.enabled, cudnn.benchmark, cudnn.deterministic],
+    }
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_settings_of_torch_are_put_back(error: type[BaseException] | None) -> None:
+    before = settings()
+
+    def visit() -> None:
+        with preserved_modes():
+            torch.set_autocast_enabled("cpu", True)
+            torch.set_autocast_dtype("cpu", torch.float16)
+            torch.set_autocast_cache_enabled(False)
+            torch.set_grad_enabled(False)
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+            torch.backends.cudnn.deterministic = not torch.backends.cudnn.deterministic
+            assert all(settings()[name] != before[name] for name in before)
+            if error is not None:
+                raise error
+
+    if error is None:
+        visit()
+    else:
+        with pytest.raises(error):
+            visit()
+    assert settings() == before
+
+
+def test_hooks_modules_and_flags_are_put_back() -> None:
+    model: Any = Rough()
+    weight, bias = model.body[0].weight, model.body[0].bias
+    mine = weight.register_hook(lambda gradient: None)
+    forward = model.body[1].register_forward_hook(lambda *_: None)
+    hooks, inside, module = dict(weight._backward_hooks), dict(model.body[1]._forward_hooks), model.body[4]
+    with preserved(model):
+        mine.remove()
+        forward.remove()
+        weight.register_hook(lambda gradient: gradient * 0)
+        bias.register_hook(lambda gradient: gradient * 0)
+        bias.register_post_accumulate_grad_hook(lambda tensor: None)
+        model.register_forward_pre_hook(lambda *_: None)
+        model.body[4] = nn.Linear(8, 4)
+        model.frozen.requires_grad_(True)
+        weight.requires_grad_(False)
+    assert dict(weight._backward_hooks) == hooks
+    assert bias._backward_hooks is None
+    assert bias._post_accumulate_grad_hooks is None
+    assert dict(model.body[1]._forward_hooks) == inside
+    assert not model._forward_pre_hooks
+    assert model.body[4] is module
+    assert weight.requires_grad
+    assert not model.frozen.weight.requires_grad
+
+
+def test_a_parameter_of_nan_stays_as_it_is() -> None:
+    model = mlp()
+    with torch.no_grad():
+        model[0].weight[0, 0] = float("nan")
+    before = model[0].weight.detach().clone()
+    with preserved(model):
+        pass
+    assert torch.equal(before.nan_to_num(7.0), model[0].weight.detach().nan_to_num(7.0))
+
+
+def trained(
+    path: Path, closure_of: Callable[[nn.Module, torch.optim.Optimizer, Data], Callable[[], Any]] | None
+) -> list[torch.Tensor]:
+    """Parameters and optimiser states after a training, with probes or without."""
+    torch.manual_seed(0)
+    model, data = mlp(), Data()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    probe = None if closure_of is None else Probe(closure_of(model, optimizer, Data(seed=2)), draws=3, every=2)
+    with attach(model, optimizer, dump=path, sampling=Sampling(burst=2, every=3), probe=probe):
+        train(model, optimizer, data, 6)
+    state = [value for entry in optimizer.state_dict()["state"].values() for value in entry.values()]
+    return [*(p.detach() for p in model.parameters()), *state]
+
+
+def stepping(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data) -> Callable[[], Any]:
+    def closure() -> Any:
+        loss = loss_of(model, data())
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return closure
+
+
+def going_back(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data) -> Callable[[], Any]:
+    def closure() -> Any:
+        loss = loss_of(model, data())
+        loss.backward()
+        return loss
+
+    return closure
+
+
+def writing(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data) -> Callable[[], Any]:
+    def closure() -> Any:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.data.mul_(0.5)
+        optimizer.zero_grad()
+        return loss_of(model, data())
+
+    return closure
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [(stepping, "takes an optimizer step"), (going_back, "backward through the graph a second time"), (writing, "")],
+)
+def test_a_closure_that_trains_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, body: Any, text: str
+) -> None:
+    plain, probed = trained(tmp_path / "plain", None), trained(tmp_path / "probed", body)
+    assert len(plain) == len(probed) == 16
+    assert all(torch.equal(a, b) for a, b in zip(plain, probed, strict=True))
+    assert [text in message for message in messages(caplog)] == [True] * bool(text)
+
+
+def test_an_interrupt_within_a_probe_reaches_the_user_and_leaves_everything_in_place(tmp_path: Path) -> None:
+    model, data = mlp(), Data()
+    optimizer = sgd(model)
+    calls: list[Any] = []
+
+    def closure() -> torch.Tensor:
+        calls.append([p.detach().clone() for p in model.parameters()])
+        model.eval()
+        torch.rand(3)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return loss_of(model, data())
+
+    with attach(
+        model, optimizer, dump=tmp_path, sampling=PROBES_ONLY, probe=Probe(closure, draws=3, every=1)
+    ) as handle:
+        state = torch.get_rng_state()
+        with pytest.raises(KeyboardInterrupt):
+            train(model, optimizer, data, 1)
+        assert torch.equal(state, torch.get_rng_state())
+        assert model.training
+        assert all(torch.equal(a, b) for a, b in zip(calls[0], model.parameters(), strict=True))
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        train(model, optimizer, data, 1)  # the next update is probed as ever
+        assert handle.stats().error is None
+    assert [(w["declared"], w["recorded"]) for w in rows(tmp_path, Table.WINDOWS)] == [(3, 1), (3, 3)]
+
+
+def checkpointed(model: Any, data: Data, *, reentrant: bool) -> torch.Tensor:
+    x, y = data()
+    out = torch.utils.checkpoint.checkpoint(model[2], model[1](model[0](x)), use_reentrant=reentrant)
+    return nn.functional.cross_entropy(out, y)
+
+
+def test_checkpointed_models_are_probed_unless_reentrant(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for reentrant in (False, True):
+        model, data = mlp(), Data()
+        fresh, same = Data(seed=2), Data(seed=2)
+        optimizer = sgd(model)
+        path = tmp_path / str(reentrant)
+        probe = Probe(lambda m=model, d=fresh, r=reentrant: checkpointed(m, d, reentrant=r), draws=2, every=1)  # type: ignore[misc]
+        with attach(model, optimizer, dump=path, sampling=PROBES_ONLY, probe=probe):
+            train(model, optimizer, data, 1)
+        if not reentrant:
+            assert_recorded(path, {(3, d): by_hand(model, loss_of(model, same())) for d in range(2)})
+    (message,) = messages(caplog)
+    assert "the probe" in message
+    assert "reentrant" in message
+
+
+def test_compiled_models_are_probed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, data = mlp(), Data()
+    fresh, same = Data(seed=2), Data(seed=2)
+    compiled: Any = torch.compile(model, backend="aot_eager")
+    optimizer = sgd(model)
+    probe = Probe(lambda: loss_of(compiled, fresh()), draws=2, every=2)
+    with attach(model, optimizer, dump=tmp_path, sampling=PROBES_ONLY, probe=probe):
+        train(compiled, optimizer, data, 2)
+    assert_recorded(tmp_path, {(5, d): by_hand(model, loss_of(model, same())) for d in range(2)})
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A job of one process."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'job'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def counting(seen: list[int], values: torch.Tensor) -> Any:
+    seen.append(1)
+    future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    future.set_result(values)
+    return future
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_probe_of_a_data_parallel_model_sends_nothing(tmp_path: Path, inner: bool) -> None:
+    """Neither gradients nor buffers, and the wrapper goes on as if nothing had been."""
+    ends, sent = [], []
+    for probing in (False, True):
+        torch.manual_seed(0)
+        inside = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+        model = nn.parallel.DistributedDataParallel(inside)
+        optimizer, data, fresh = sgd(model), Data(), Data(seed=2)
+        reduced: list[int] = []
+        model.register_comm_hook(reduced, lambda seen, bucket: counting(seen, bucket.buffer()))
+        probe = Probe(lambda m=model, d=fresh: loss_of(m, d()), draws=3, every=2)  # type: ignore[misc]
+        with attach(
+            inside if inner else model,
+            optimizer,
+            dump=tmp_path / str(probing),
+            sampling=Sampling(burst=1, every=8),
+            probe=probe if probing else None,
+        ):
+            train(model, optimizer, data, 5)
+        ends.append([value.clone() for value in model.state_dict().values()])
+        sent.append(len(reduced))
+    assert sent[0] == sent[1] == 5
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    assert [w["recorded"] for w in rows(tmp_path / "True", Table.WINDOWS) if w["kind"] == "probe"] == [3, 3]
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_sharded_model_is_not_probed() -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    model = mlp()
+    fully_shard(model, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (1,)))
+    gatherer = Gatherer([Group("0.weight", (8, 6), "float32", (0, 1))])
+    arguments: dict[str, Any] = {"sink": None, "theta": 0, "sampling": PROBES_ONLY, "batch_size": None}
+    with pytest.raises(ProbeError, match="sharded"):
+        run_probe(Probe(lambda: None, every=1), model=model, parameters={}, gatherer=gatherer, **arguments)
