@@ -270,29 +270,22 @@ def test_non_finite_gradients_are_recorded_and_counted(tmp_path: Path) -> None:
     assert np.isnan(recorded(tmp_path)[0, 3, "2.bias"][0])
 
 
-def test_sparse_gradients_are_named_once_and_the_rest_is_recorded(
+def test_a_gradient_of_a_kind_of_its_own_is_named_once_and_the_rest_is_recorded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Bag(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table = nn.Embedding(20, 4, sparse=True)
-            self.head = nn.Linear(4, 2)
+    class Odd(torch.Tensor):
+        pass
 
-        def forward(self, index: torch.Tensor) -> Any:
-            return self.head(self.table(index)).sum()
-
-    model = Bag()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model, data = mlp(), Data()
+    model[0].weight.register_hook(lambda gradient: gradient.as_subclass(Odd))
+    optimizer = sgd(model)
     with attach(model, optimizer, dump=tmp_path, sampling=Sampling(burst=3, every=3)):
-        for _ in range(3):
-            optimizer.zero_grad()
-            model(torch.randint(0, 20, (5,))).backward()
-            optimizer.step()
-    assert {row["group"] for row in rows(tmp_path)} == {"head.weight", "head.bias"}
+        train(model, optimizer, data, 3)
+    assert {row["group"] for row in rows(tmp_path)} == {"0.bias", "2.weight", "2.bias"}
     assert counted(tmp_path) == {"unsupported_gradient": 1}
     (message,) = messages(caplog)
-    assert "table.weight" in message
+    assert "0.weight" in message
+    assert "type Odd" in message
 
 
 @pytest.mark.parametrize("after", [False, True])

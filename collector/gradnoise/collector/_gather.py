@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from gradnoise.collector._copy import to_device, to_host
 from gradnoise.collector._records import Draw
+from gradnoise.collector._sparse import SparseLayout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +21,43 @@ if TYPE_CHECKING:
 
     from gradnoise.wire import Group
 
-__all__ = ["Gatherer", "UnsupportedGradientError", "to_host"]
+__all__ = ["Gatherer", "UnsupportedGradientError", "is_sharded", "local", "to_host"]
 
 
 class UnsupportedGradientError(TypeError):
-    """A gradient that is no plain dense tensor."""
+    """A gradient that is neither dense nor sparse in coordinates, or of a kind of its own."""
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a DTensor, of which this process holds a part."""
+    distributed = sys.modules.get("torch.distributed.tensor")
+    return distributed is not None and isinstance(tensor, distributed.DTensor)
+
+
+def local(tensor: Any) -> torch.Tensor:
+    """Return this process's part of a DTensor, as a plain tensor outside of any graph."""
+    with torch.no_grad():
+        part: torch.Tensor = tensor.to_local().detach()
+        return part
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the sampled coordinates lie in memory.
+
+    Attributes:
+        strides: of the tensors it is for; None for contiguous ones.
+        device: of those tensors.
+        offsets: int64, on the device.
+        span: elements of memory from the first to the last of such a tensor.
+        take: whether the device reads by :func:`torch.take`, the fastest where there is one.
+    """
+
+    strides: tuple[int, ...] | None
+    device: torch.device
+    offsets: torch.Tensor
+    span: int
+    take: bool
 
 
 class Gatherer:
@@ -33,40 +70,66 @@ class Gatherer:
     def __init__(self, groups: Sequence[Group]) -> None:
         self._shapes = [group.shape for group in groups]
         self._indices = [np.array(group.indices, np.int64) for group in groups]
-        self._layouts: list[tuple[tuple[int, ...], torch.device, torch.Tensor, int] | None] = [None] * len(groups)
+        self._layouts: list[_Layout | None] = [None] * len(groups)
+        self._sparse: dict[int, SparseLayout] = {}
+        self._devices: set[torch.device] = set()
 
     def pick(self, number: int, gradient: torch.Tensor) -> torch.Tensor:
         """Return a new 1-d tensor of the gradient's values at the coordinates of group ``number``.
 
+        Of a DTensor these are coordinates of this process's part. Nothing of it belongs to a graph, also where the
+        backward pass creates one.
+
         Raises:
-            UnsupportedGradientError: the gradient is sparse, or a tensor subclass.
+            UnsupportedGradientError: the gradient is a tensor subclass, or neither dense nor of COO layout.
         """
-        if gradient.layout is not torch.strided or type(gradient) is not torch.Tensor:
+        if type(gradient) is not torch.Tensor or gradient.layout is not torch.strided:
+            return self._pick_unusual(number, gradient)
+        if gradient.requires_grad:
+            gradient = gradient.detach()
+        layout = self._layouts[number]
+        if gradient.is_contiguous():
+            if layout is None or layout.strides is not None or layout.device != gradient.device:
+                layout = self._layout(number, None, gradient.device)
+            if layout.take:
+                return torch.take(gradient, layout.offsets)
+        else:
+            strides = gradient.stride()
+            if layout is None or layout.strides != strides or layout.device != gradient.device:
+                layout = self._layout(number, strides, gradient.device)
+        return gradient.as_strided((layout.span,), (1,)).index_select(0, layout.offsets)
+
+    def _pick_unusual(self, number: int, gradient: torch.Tensor) -> torch.Tensor:
+        if is_sharded(gradient):
+            return self.pick(number, local(gradient))
+        if type(gradient) is not torch.Tensor or gradient.layout is not torch.sparse_coo:
             raise UnsupportedGradientError(
                 f"a gradient of layout {gradient.layout} and type {type(gradient).__name__}: "
-                "only dense gradients are recorded"
+                "only dense gradients, and sparse ones of COO layout, are recorded"
             )
-        strides = gradient.stride()
-        layout = self._layouts[number]
-        if layout is None or layout[0] != strides or layout[1] != gradient.device:
-            layout = self._layouts[number] = self._layout(number, strides, gradient.device)
-        _, _, offsets, span = layout
-        # Nothing of this belongs to a graph, also where the backward pass creates one.
         gradient = gradient.detach()
-        if span == gradient.numel() and gradient.is_contiguous():
-            return torch.take(gradient, offsets)
-        return gradient.as_strided((span,), (1,)).index_select(0, offsets)
+        layout = self._sparse.get(number)
+        if layout is None or layout.device != gradient.device or layout.sparse != gradient.sparse_dim():
+            layout = SparseLayout.of(
+                self._shapes[number], self._indices[number], gradient.sparse_dim(), gradient.device
+            )
+            self._sparse[number] = layout
+            self._devices.add(gradient.device)
+        return layout.pick(gradient)
 
-    def _layout(
-        self, number: int, strides: tuple[int, ...], device: torch.device
-    ) -> tuple[tuple[int, ...], torch.device, torch.Tensor, int]:
-        shape = self._shapes[number]
-        offsets = np.zeros(len(self._indices[number]), np.int64)
-        if shape:
-            for position, stride in zip(np.unravel_index(self._indices[number], shape), strides, strict=True):
+    def _layout(self, number: int, strides: tuple[int, ...] | None, device: torch.device) -> _Layout:
+        shape, indices = self._shapes[number], self._indices[number]
+        if strides is None:
+            offsets, span = indices, math.prod(shape)
+        else:
+            offsets = np.zeros_like(indices)
+            for position, stride in zip(np.unravel_index(indices, shape), strides, strict=True):
                 offsets += position * stride
-        span = 1 + sum((extent - 1) * stride for extent, stride in zip(shape, strides, strict=True))
-        return strides, device, torch.from_numpy(offsets).to(device, non_blocking=True), span
+            span = 1 + sum((extent - 1) * stride for extent, stride in zip(shape, strides, strict=True))
+        take = device.type in ("cpu", "cuda")
+        layout = self._layouts[number] = _Layout(strides, device, to_device(offsets, device), span, take)
+        self._devices.add(device)
+        return layout
 
     def draw(
         self,
@@ -84,11 +147,11 @@ class Gatherer:
         """
         numbers = sorted(parts)
         pieces = [parts[number] for number in numbers]
-        devices = {piece.device for piece in (*pieces, *fingerprint)}
-        if len(devices) == 1:
-            values = _joined(pieces, scale)
-            if fingerprint:
-                values = torch.cat([values, _joined(fingerprint, None)])
+        if len(self._devices) == 1 and all(mark.device in self._devices for mark in fingerprint):
+            if scale is None:
+                values = _joined([*pieces, *fingerprint], None)
+            else:
+                values = torch.cat([_joined(pieces, scale), *(mark.to(torch.float32) for mark in fingerprint)])
             fetch, size = to_host(values), values.numel()
         else:
             fetch, size = _from_many(pieces, scale, fingerprint)
@@ -123,24 +186,3 @@ def _from_many(
         return np.concatenate(out)
 
     return fetch, sum(count for _, count in slots)
-
-
-def to_host(values: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
-    """Start the copy of a tensor to the host; return a function that waits for it and gives it as an array.
-
-    On CUDA the copy goes to pinned memory behind an event, and nothing synchronises until the function is called.
-    """
-    values = values.detach()
-    if values.device.type == "cuda":
-        pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        pinned.copy_(values, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record(torch.cuda.current_stream(values.device))
-
-        def fetch() -> NDArray[np.float32]:
-            arrived.synchronize()
-            return pinned.numpy()
-
-        return fetch
-    array: NDArray[np.float32] = values.cpu().numpy()
-    return lambda: array

@@ -1,0 +1,46 @@
+"""Keeping ``torch.compile`` away from our hooks: dynamo would compile every frame that runs below a compiled one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["leave_alone", "uncompiled"]
+
+
+def leave_alone(function: Any) -> None:
+    """Have a function run as it is where dynamo meets it as a frame of its own; where it is inlined it is traced.
+
+    What it calls is still compiled. ``torch.compiler.disable`` is no choice for it: that breaks the graph where the
+    function is inlined.
+    """
+    # An optimizer imports it too; without one, and without compiled code, it would not be needed.
+    from torch._dynamo import eval_frame
+
+    skip = getattr(eval_frame, "skip_code", None)
+    if skip is not None:
+        skip(function.__code__)
+
+
+def uncompiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a function that runs with all it calls as it is: ``torch.compiler.disable`` at a fifth of its cost."""
+    from torch._dynamo import eval_frame
+
+    swap = getattr(eval_frame, "set_eval_frame", None)
+    if swap is None:
+        disabled: Callable[..., None] = torch.compiler.disable(function)
+        return disabled
+
+    def call(*args: object) -> None:
+        before = swap(None)
+        try:
+            function(*args)
+        finally:
+            swap(before)
+
+    leave_alone(call)
+    return call
