@@ -124,23 +124,32 @@ def test_reentrant_checkpoints_are_not_microbatches(tmp_path: Path, caplog: pyte
     assert len(messages(caplog)) == 1
 
 
-def test_a_closure_that_updates_in_between_is_not_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
+@pytest.mark.parametrize("known", [True, False])
+def test_of_a_closure_the_first_evaluation_is_the_draw(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, line_search: str | None, known: bool
+) -> None:
     model, data = mlp(), Data()
-    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
-    with attach(model, optimizer, dump=tmp_path, sampling=EVERY_STEP):
-        for _ in range(2):
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3, line_search_fn=line_search)
+    expected, evaluations = {}, []
+    with attach(model, optimizer if known else None, dump=tmp_path, sampling=EVERY_STEP) as handle:
+        for step in range(6):
             batch = data()
+            expected[step] = by_hand_unseen(model, loss_of(model, batch))
 
             def closure(batch: Any = batch) -> torch.Tensor:
+                evaluations.append(step)  # noqa: B023 - called at once
                 optimizer.zero_grad()
                 loss = loss_of(model, batch)
                 loss.backward()
                 return loss
 
             optimizer.step(closure)
-    assert rows(tmp_path) == []
-    assert set(counted(tmp_path)) == {"ambiguous_backwards"}
-    assert len(messages(caplog)) == 1
+        assert handle.stats().theta == 6
+    assert len(evaluations) > 12
+    assert_recorded(tmp_path, {(8 * (step // 4), step % 4): values for step, values in expected.items()})
+    assert counted(tmp_path) == {}
+    assert messages(caplog) == []
 
 
 def test_a_backward_that_raises_leaves_no_draw(tmp_path: Path) -> None:

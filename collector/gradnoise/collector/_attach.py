@@ -22,6 +22,8 @@ from gradnoise.collector._sink import Sink, State, inform, warn
 from gradnoise.wire import Dump, NotADumpError, RunInfo, WireError, check_run_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from gradnoise.collector._config import Probe
@@ -32,7 +34,7 @@ __all__ = ["attach"]
 
 def attach(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
     endpoint: str | None = None,
     run: str | None = None,
     dump: str | os.PathLike[str] | None = None,
@@ -45,7 +47,8 @@ def attach(
 
     Args:
         model: the network; every trainable parameter tensor of it becomes a group.
-        optimizer: whose ``step()`` updates the parameters; None listens to every torch optimiser that holds some.
+        optimizer: whose ``step()`` updates the parameters: one, several, or a wrapper that has it as ``.optimizer``;
+            None listens to every torch optimiser that holds some.
         endpoint: ``HOST:PORT`` of an analyzer; default ``$GRADNOISE_ENDPOINT``; without one the dump stays on disk.
         run: the run's id; default a readable unique one.
         dump: the dump's directory; default ``$GRADNOISE_DUMP``, else ``./gradnoise/<run>``. An existing dump of the
@@ -67,7 +70,8 @@ def attach(
     if disabled():
         return Handle(state=State.DISABLED)
     groups = groups_of(model, sampling)
-    _check(model, optimizer, sampling, probe, scaler, batch_size)
+    optimizers = _optimizers(model, optimizer)
+    _check(sampling, probe, scaler, batch_size)
     if run is not None:
         check_run_id(run)
     endpoint = endpoint or default_endpoint()
@@ -96,7 +100,7 @@ def attach(
     try:
         taps = Taps(
             model,
-            optimizer,
+            optimizers,
             sink=sink,
             info=info,
             sampling=sampling,
@@ -115,28 +119,42 @@ def attach(
     return Handle(state=State.RECORDING, run=info.run, path=path, sink=sink, taps=taps, shipping=shipping)
 
 
-def _check(
-    model: torch.nn.Module,
-    optimizer: Any,
-    sampling: Sampling,
-    probe: Any,
-    scaler: Any,
-    batch_size: Any,
-) -> None:
-    from gradnoise.collector._config import Probe
+def _optimizers(model: torch.nn.Module, given: Any) -> tuple[torch.optim.Optimizer, ...]:
+    """Return the optimisers themselves, out of what wraps them.
 
-    if optimizer is not None:
-        if not hasattr(optimizer, "register_step_post_hook") or not hasattr(optimizer, "param_groups"):
+    Raises:
+        CollectorError: something else, or one that updates another model.
+    """
+    if given is None:
+        return ()
+    from torch.optim import Optimizer
+
+    if isinstance(given, list | tuple) and not given:
+        raise CollectorError(f"attach(optimizer={given!r}): expected at least one optimizer, or None")
+    mine = {id(parameter) for parameter in model.parameters()}
+    found: list[torch.optim.Optimizer] = []
+    for each in given if isinstance(given, list | tuple) else (given,):
+        inner = each
+        while isinstance(getattr(inner, "optimizer", None), Optimizer):
+            inner = inner.optimizer
+        if not isinstance(inner, Optimizer):
             raise CollectorError(
-                f"attach(optimizer={type(optimizer).__name__}): expected a torch.optim.Optimizer; "
-                "pass the one inside a wrapper, or None to listen to every optimizer of the model"
+                f"attach(optimizer={type(each).__name__}): expected a torch.optim.Optimizer, several in a list, or a "
+                "wrapper that has one as .optimizer; None listens to every optimizer of the model"
             )
-        mine = {id(parameter) for parameter in model.parameters()}
-        if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
+        if not any(id(parameter) in mine for group in inner.param_groups for parameter in group["params"]):
             raise CollectorError(
-                f"attach(optimizer={type(optimizer).__name__}): it holds none of the parameters of "
+                f"attach(optimizer={type(inner).__name__}): it holds none of the parameters of "
                 f"{type(model).__name__}; pass the optimizer that updates this model"
             )
+        if not any(inner is other for other in found):
+            found.append(inner)
+    return tuple(found)
+
+
+def _check(sampling: Sampling, probe: Any, scaler: Any, batch_size: Any) -> None:
+    from gradnoise.collector._config import Probe
+
     if probe is not None and not isinstance(probe, Probe):
         raise CollectorError(f"attach(probe={probe!r}): expected a Probe(closure, ...)")
     if probe is None and sampling.burst == 0:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gradnoise.collector._records import WindowEnd, window_id
 from gradnoise.wire import WindowKind
+
+if TYPE_CHECKING:
+    from gradnoise.collector._records import Origin
 
 __all__ = ["Burst"]
 
@@ -35,7 +39,14 @@ class Burst:
         """The window's id."""
         return window_id(self.first_step, probe=False)
 
-    def end(self) -> WindowEnd:
+    def skipped(self, origin: Origin) -> WindowEnd:
+        """Return what says that nothing of the window is recorded."""
+        last = self.first_step + self.declared - 1
+        return WindowEnd(
+            self.window, WindowKind.BURST, self.first_step, last, self.declared, self.declared, origin, skipped=True
+        )
+
+    def end(self, origin: Origin) -> WindowEnd:
         """Return what closes the window."""
         # A skipped step now and then (an overflow under a loss scaler) does not make microbatches of a burst.
         many = self.thetas > 0 and self.draws >= 2 * self.thetas
@@ -46,4 +57,5 @@ class Burst:
             self.last_step,
             max(self.declared, self.draws),
             self.dropped,
+            origin,
         )

@@ -86,14 +86,23 @@ class Handle:
         where = "" if self.run is None else f" run={self.run!r} path={str(self.path)!r}"
         return f"<Handle {state.value}{where}>"
 
-    def log(self, loss: Any = None, batch_size: int | None = None, **metrics: Any) -> None:
+    def log(
+        self, loss: Any = None, batch_size: int | None = None, divisor: float | None = None, **metrics: Any
+    ) -> None:
         """Record what only the loop knows about a step: its loss, batch size, and further numbers.
 
         Numbers or tensors of one element; tensors on a device are not waited for. Called before ``optimizer.step()``
         it describes the step being taken, called after it the step just taken.
+
+        Args:
+            loss: of the step.
+            batch_size: examples in each minibatch.
+            divisor: what the loop divided the loss by before ``backward()``, as for gradient accumulation: it is undone
+                in the recorded gradients.
+            metrics: further numbers.
         """
         if self._taps is not None:
-            self._taps.log(loss, batch_size, metrics)
+            self._taps.log(loss, batch_size, divisor, metrics)
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until what was recorded so far is in the dump; False after ``timeout`` seconds or a failure."""

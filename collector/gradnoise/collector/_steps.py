@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ class Steps:
         self._batch_size = batch_size
         self._rows: dict[int, StepRow] = {}
         self._log_follows_update: bool | None = None
+        self._settled = -1  # the last step whose draws are handed over
 
     def at(self, step: int) -> StepRow:
         """Return the row of a step, a new one if there is none."""
@@ -54,7 +56,8 @@ class Steps:
         armed: bool,
         begun: bool,
         loss: Any,
-        batch_size: int | None,
+        batch_size: Any,
+        divisor: Any,
         metrics: Mapping[str, Any],
     ) -> None:
         """Merge what the loop knows into the row of the step that was, or is being, taken.
@@ -63,7 +66,7 @@ class Steps:
             theta: the present one.
             armed: whether ``begun`` can be known.
             begun: whether anything of this step has happened yet.
-            loss, batch_size, metrics: as given to :meth:`Handle.log`.
+            loss, batch_size, divisor, metrics: as given to :meth:`Handle.log`.
         """
         # Called after optimizer.step(), the values belong to the step before. Which of the two the loop does shows
         # before the first update, or while hooks are armed, and holds from then on.
@@ -76,11 +79,19 @@ class Steps:
         if loss is not None:
             row.loss = self._number("loss", loss)
         if batch_size is not None:
-            row.batch_size = int(batch_size)
+            row.batch_size = self._count("batch_size", batch_size) or row.batch_size
+        if divisor is not None:
+            self._divide(row, divisor)
         for name, value in metrics.items():
             number = self._number(name, value)
             if number is not None:
                 row.metrics[name] = number
+
+    def settle(self, step: int) -> float | None:
+        """Return the divisor of a step whose draws are handed over now; None where it is unknown or 1."""
+        self._settled = step
+        row = self._rows.get(step)
+        return None if row is None or row.divisor in (None, 1.0) else row.divisor
 
     def finish(self, theta: int, optimizer: Optimizer) -> None:
         """Add the optimiser's numbers to this step's row; put out the rows that nothing will be added to."""
@@ -107,6 +118,31 @@ class Steps:
     def __bool__(self) -> bool:
         return bool(self._rows)
 
+    def _divide(self, row: StepRow, divisor: Any) -> None:
+        given = _host_number(divisor)
+        if given is None or not 0 < given < math.inf:
+            self._ignore("divisor", divisor, "the positive number by which the loss is divided")
+        elif row.step <= self._settled:
+            self._sink.warn_once(
+                "late divisor",
+                "gradnoise ignores log(divisor=%r) after optimizer.step(): the draws are written without it by then. "
+                "Call handle.log(divisor=...) before optimizer.step()",
+                divisor,
+            )
+        else:
+            row.divisor = given
+
+    def _count(self, name: str, value: Any) -> int | None:
+        """Return a positive whole number; None, with one warning, for anything else."""
+        given = _host_number(value)
+        if given is not None and given == int(given) and 0 < given < 2**31:
+            return int(given)
+        self._ignore(name, value, "a positive whole number")
+        return None
+
+    def _ignore(self, name: str, value: object, expected: str) -> None:
+        self._sink.warn_once(f"log {name}", "gradnoise ignores log(%s=%r): expected %s", name, value, expected)
+
     def _number(self, name: str, value: Any) -> Number | None:
         """Return a number, or for a tensor on a device a function that waits for it."""
         if value is None:
@@ -117,7 +153,16 @@ class Steps:
         try:
             return float(value)
         except (TypeError, ValueError):
-            self._sink.warn_once(
-                f"log {name}", "gradnoise ignores log(%s=%r): expected a number or a tensor of one element", name, value
-            )
+            self._ignore(name, value, "a number or a tensor of one element")
             return None
+
+
+def _host_number(value: Any) -> float | None:
+    """Return a number that is known here and now; None of text, of what is none, and of a tensor on a device."""
+    if isinstance(value, bool | str | bytes) or (isinstance(value, torch.Tensor) and value.device.type != "cpu"):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None

@@ -18,18 +18,20 @@ from torch.autograd import Variable
 
 from gradnoise.collector._burst import Burst
 from gradnoise.collector._clip import ClipMeter
+from gradnoise.collector._copy import is_captured
 from gradnoise.collector._distributed import averages_gradients, origin_of
 from gradnoise.collector._gather import Gatherer, UnsupportedGradientError
 from gradnoise.collector._groups import held
 from gradnoise.collector._hooks import LeafHooks
 from gradnoise.collector._norms import norm_of, squared
-from gradnoise.collector._optimizers import OptimizerHooks, has_closure
+from gradnoise.collector._optimizers import OptimizerHooks, Place, has_closure
 from gradnoise.collector._pass import BackwardPass
 from gradnoise.collector._probe import ProbeError, run_probe
 from gradnoise.collector._records import DrawsAt, SketchAt, WindowEnd, window_id
 from gradnoise.collector._scale import LossScale
 from gradnoise.collector._selfcheck import SelfCheck
 from gradnoise.collector._sentinels import Sentinels
+from gradnoise.collector._shards import ShardHooks
 from gradnoise.collector._sink import AMBIGUOUS
 from gradnoise.collector._sketch import Sketcher, rescaled
 from gradnoise.collector._steps import Steps
@@ -95,7 +97,10 @@ class Taps:
             self._check.stop()
         self._sketcher = Sketcher() if sampling.sketch else None
         self._hooks = LeafHooks(
-            {group.name: (number, group.shape) for number, group in enumerate(info.groups)}, self._on_gradient, self
+            {group.name: (number, group.shape) for number, group in enumerate(info.groups)},
+            self._on_gradient,
+            self,
+            ShardHooks(self._gatherer.pick, self._on_gradient, self._unsupported, self._fail),
         )
         self._pid = os.getpid()
         self._theta = 0
@@ -107,7 +112,6 @@ class Taps:
         self._opening = threading.Lock()
         self._window: Burst | None = None
         self._skipped_until = 0
-        self._sketched: int | None = None  # theta of the last draw that went into a sketch
         self._kept: Callable[[], bool] | None = None
         self._at = AtTheta()
         self._steps = Steps(sink, batch_size)
@@ -126,7 +130,7 @@ class Taps:
         try:
             concerns = self._updates.concerns(optimizer)
         except Exception as error:
-            self._fail(error)
+            self._fail(error, Place.AFTER_STEP)
             return
         if concerns:
             self._on_update(optimizer, args, kwargs)
@@ -136,14 +140,14 @@ class Taps:
             return
         try:
             if self._stopped:
-                self._stop(stepping=True)
+                self._stop(Place.AFTER_STEP)
             elif torch._C._current_graph_task_id() != -1:
                 self._sink.fail("optimizer.step() inside a backward pass cannot be told from two updates")
-                self._stop(stepping=True)
+                self._stop(Place.AFTER_STEP)
             else:
                 self._update(optimizer)
         except Exception as error:
-            self._fail(error, stepping=True)
+            self._fail(error, Place.AFTER_STEP)
 
     def _before_update(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._paused or self._stopped or self._window is None or os.getpid() != self._pid:
@@ -158,9 +162,10 @@ class Taps:
                     factor = self._clip.at_step(optimizer, self._scale.tensor)
                 self._steps.at(self._theta).clip_factor = factor
         except Exception as error:
-            self._fail(error)
+            self._fail(error, Place.BEFORE_STEP)
 
-    def _on_gradient(self, number: int, gradient: torch.Tensor) -> None:
+    def _on_gradient(self, number: int, gradient: torch.Tensor, before: torch.Tensor | None = None) -> None:
+        """Take the gradient of a group; of a running sum what was there before, at the sampled coordinates."""
         if self._paused or self._at.full:
             return
         try:
@@ -168,10 +173,17 @@ class Taps:
             task = torch._C._current_graph_task_id()
             under_way = self._passes.get(task)
             if under_way is None:
+                if is_captured(gradient):
+                    self._refuse_capture()
+                    return
                 under_way = self._open(task)
                 if under_way is None:
                     return
-            under_way.parts[number] = self._gatherer.pick(number, gradient)
+            values = self._gatherer.pick(number, gradient)
+            if before is not None:
+                under_way.parts[number] = values - before
+                return  # nothing is known of the rest of it
+            under_way.parts[number] = values
             if self._sampling.norms:
                 norm = norm_of(gradient)
                 if norm is not None:
@@ -252,7 +264,6 @@ class Taps:
     def _arm(self, burst: Burst) -> None:
         self._window = burst
         # By name again at each burst, because parameters may have been replaced.
-        self._hooks.disarm()
         model = self._model()
         self._parameters = {} if model is None else self._hooks.arm(model)
         self._updates.arm()
@@ -264,7 +275,7 @@ class Taps:
 
     def _disarm(self) -> None:
         if self._hooks.armed:
-            self._hooks.disarm()
+            self._hooks.rest()
             self._updates.disarm()
             self._parameters = {}
             self._clip.arm({})
@@ -274,7 +285,7 @@ class Taps:
         strangers = [
             name
             for name, shape, parameter in held(model)
-            if parameter.requires_grad and parameter.numel() and self._groups.get(name) != shape
+            if parameter.requires_grad and 0 not in shape and self._groups.get(name) != shape
         ]
         if strangers and self._sink.warn_once(
             "strangers",
@@ -283,9 +294,7 @@ class Taps:
             ", ".join(strangers[:3]),
             f" and {len(strangers) - 3} more" if len(strangers) > 3 else "",
         ):
-            self._sink.event(
-                "unknown_parameter", ", ".join(strangers[:20]), count=len(strangers), step=self._theta
-            )
+            self._sink.event("unknown_parameter", ", ".join(strangers[:20]), count=len(strangers), step=self._theta)
 
     def _open(self, task: int) -> BackwardPass | None:
         """Begin a backward pass, at the first of its gradients; None in a forked child."""
@@ -296,7 +305,9 @@ class Taps:
             if under_way is None:
                 if self._passes:  # one raised, or this one is inside another
                     self._forget_sketch()
-                under_way = BackwardPass(held=self._clip.before_pass())
+                under_way = BackwardPass(cleared=self._clip.cleared)
+                if not self._averaged:
+                    under_way.held = self._clip.before_pass()
                 if self._check.active:
                     under_way.checks = self._check.before_pass(self._parameters)
                 self._passes[task] = under_way
@@ -313,7 +324,7 @@ class Taps:
             return
         window.backwards += 1
         value = self._scale.passed(self._theta)
-        if not at.passed(self._version(), self.forwards, again=not under_way.held):
+        if not at.passed(self._version(), self.forwards, again=under_way.cleared):
             self._forget_sketch()
             if not at.backwards:
                 self._ambiguous("an optimizer that changes the parameters before it evaluates the loss", 1)
@@ -321,7 +332,8 @@ class Taps:
         parts = under_way.parts
         if not parts:
             return
-        self._clip.after_pass(under_way.held, parts)
+        if not self._averaged:
+            self._clip.after_pass(under_way.held, parts)
         if under_way.checks:
             self._check.after_pass(self._theta, self._parameters, under_way.checks, parts)
         if value is not None:
@@ -388,14 +400,12 @@ class Taps:
             self._forget_sketch()
             return
         for index, counts in at.sketches:
-            same = index > 0 or self._sketched == self._theta
             made = counts if divisor is None else partial(_divided, counts, divisor)
-            self._sink.sketch(SketchAt(window.window, self._theta, first + index, made, same))
-        self._sketched = self._theta
+            self._sink.sketch(SketchAt(window.window, self._theta, first + index, made, same_theta=index > 0))
 
     def _update(self, optimizer: Optimizer) -> None:
         if not self._sink.recording:
-            self._stop(stepping=True)
+            self._stop(Place.AFTER_STEP)
             return
         theta = self._theta
         if self._window is not None:
@@ -470,7 +480,14 @@ class Taps:
     def _forget_sketch(self) -> None:
         if self._sketcher is not None:
             self._sketcher.reset()
-            self._sketched = None
+
+    def _refuse_capture(self) -> None:
+        if self._sink.warn_once(
+            "captured",
+            "gradnoise does not record backward passes that are captured into a CUDA graph: its replays call no hooks. "
+            "Attach around the part of the training that is not captured, or measure with Probe(closure)",
+        ):
+            self._sink.event("captured_backward", "a CUDA graph is being captured", step=self._theta)
 
     def _unsupported(self, number: int, error: UnsupportedGradientError) -> None:
         name = self._names[number]
@@ -478,16 +495,12 @@ class Taps:
         if self._sink.warn_once(key, "gradnoise does not record %s: %s", name, error):
             self._sink.event("unsupported_gradient", str(error), step=self._theta, group=name)
 
-    def _fail(self, error: Exception, *, stepping: bool = False) -> None:
+    def _fail(self, error: Exception, place: Place = Place.ELSEWHERE) -> None:
         self._sink.fail(f"unexpected {type(error).__name__} in a training hook: {error}")
-        self._stop(stepping=stepping)
+        self._stop(place)
 
-    def _stop(self, *, stepping: bool = False) -> None:
-        """Take every hook off; inside a backward pass, where a hook may be running, at the next update.
-
-        Args:
-            stepping: called from the hook after an optimiser's step.
-        """
+    def _stop(self, place: Place = Place.ELSEWHERE) -> None:
+        """Take every hook off; inside a backward pass, where a hook may be running, at the next update."""
         self._stopped = True
         self._window = None
         self._steps.clear()
@@ -495,7 +508,7 @@ class Taps:
         self._at = AtTheta(full=True)
         if torch._C._current_graph_task_id() == -1:
             self._hooks.disarm()
-            self._updates.remove(stepping=stepping)
+            self._updates.remove(place)
 
 
 def _divided(counts: Callable[[], Any], divisor: float) -> Any:
