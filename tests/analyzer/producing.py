@@ -5,9 +5,12 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
 from gradnoise.analyzer._ingest import Incoming
 from gradnoise.v1 import ingest_pb2, ingest_pb2_grpc
-from gradnoise.wire import SCHEMA_VERSION, Group, RunInfo, Stamped, Table, pack
+from gradnoise.wire import GROUP_TYPE, SCHEMA_VERSION, Group, RunInfo, Stamped, Table, pack, schema
 
 from ..proto.dumps import INFO, draws_batch, windows_batch
 from ..servers import until
@@ -16,11 +19,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import grpc
+    from numpy.typing import NDArray
 
     from gradnoise.analyzer.catalog import Catalog
     from gradnoise.analyzer.store import Store
 
-__all__ = ["INFO", "OTHER", "WIDE", "Producer", "idle", "incoming", "reply", "stamped_draws", "stamped_window"]
+__all__ = [
+    "INFO",
+    "JOB",
+    "OTHER",
+    "WIDE",
+    "Producer",
+    "idle",
+    "incoming",
+    "rank_window_batch",
+    "reference_batch",
+    "reply",
+    "sketches_batch",
+    "stamped_draws",
+    "stamped_window",
+]
+
+JOB = "0123456789abcdef" * 2
 
 OTHER = RunInfo("run-1", "Net", "2026-01-01T00:00:00+00:00", (Group("c", (2,), "float32", (0, 1)),))
 """Another run of the same id."""
@@ -49,6 +69,50 @@ def stamped_draws(sequence: int, count: int = 40, *, window: int = 0, info: RunI
 def stamped_window(sequence: int, recorded: int, *, window: int = 0, info: RunInfo = INFO) -> Stamped:
     """The batch that closes a window."""
     return Stamped.of(Table.WINDOWS, sequence, windows_batch(window, recorded, info=info))
+
+
+def rank_window_batch(
+    window: int, recorded: int, rank: int, *, world_size: int = 2, info: RunInfo = INFO, **changed: Any
+) -> pa.RecordBatch:
+    """The row by which a rank of a job closes a window."""
+    (row,) = windows_batch(window, recorded, info=info).to_pylist()
+    row |= {"scope": "process", "job": JOB, "rank": rank, "world_size": world_size, "thetas": 7} | changed
+    return pa.RecordBatch.from_pylist([row], schema=schema(Table.WINDOWS))
+
+
+def reference_batch(
+    window: int, values: dict[str, NDArray[np.float32]], *, info: RunInfo = INFO, **changed: Any
+) -> pa.RecordBatch:
+    """The reference of a window: group -> values."""
+    names = [group.name for group in info.groups]
+    where = schema(Table.REFERENCE)
+    row = {"window": window, "theta": 0, "kind": "full", "norm2": 2.5, "dataset_size": 640, "replacement": False}
+    row |= {"minibatches": 20} | changed
+    columns = {name: pa.array([row.get(name)] * len(values), where.field(name).type) for name in where.names}
+    columns["values"] = pa.array(list(values.values()), where.field("values").type)
+    codes = pa.array([names.index(name) for name in values], pa.int16())
+    columns["group"] = pa.DictionaryArray.from_arrays(codes, pa.array(names)).cast(GROUP_TYPE)
+    return pa.RecordBatch.from_arrays([columns[name] for name in where.names], schema=where)
+
+
+def sketches_batch(window: int, patterns: dict[int, dict[int, int]], **changed: Any) -> pa.RecordBatch:
+    """Sketches of a window: draw -> cell -> count."""
+    rows = [
+        {
+            "window": window,
+            "theta": draw,
+            "draw": draw,
+            "cells": np.array(list(found), np.uint16),
+            "counts": np.array(list(found.values()), np.uint32),
+            "inexact": draw + 1,
+            "same_theta": False,
+        }
+        | changed
+        for draw, found in patterns.items()
+    ]
+    where = schema(Table.SKETCHES)
+    columns = [pa.array([row[name] for row in rows], where.field(name).type) for name in where.names]
+    return pa.RecordBatch.from_arrays(columns, schema=where)
 
 
 def incoming(stamped: Stamped) -> Incoming:

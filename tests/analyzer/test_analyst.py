@@ -4,6 +4,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -16,7 +17,7 @@ from gradnoise.wire import Dump, Stamped, Table, schema
 
 from ..proto.dumps import INFO, windows_batch
 from ..servers import until
-from .producing import idle, incoming, stamped_draws, stamped_window
+from .producing import idle, incoming, rank_window_batch, reference_batch, sketches_batch, stamped_draws, stamped_window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from gradnoise.analyzer.windows import Window
 
-P = "a" * 32
+P, Q = "a" * 32, "b" * 32
+FOR_EVER = 1e6
 
 
 @contextmanager
@@ -176,3 +178,128 @@ def test_results_that_cannot_be_stored_are_computed_at_the_next_start(
         analyst.start()
         idle(store, catalog)
         assert len(catalog.analysed()) == 1
+
+
+def rank_closes(store: Store, analyst: Analyst, rank: int, *, window: int = 0, number: int = 0, **changed: Any) -> None:
+    """A rank of a job of two records and closes a window; its ``number``-th."""
+    log = store.open(INFO, (P, Q)[rank])
+    closing = rank_window_batch(window, 40, rank, **changed)
+    draws = stamped_draws(number, window=window, seed=rank)
+    _, closed = log.take([incoming(draws), incoming(Stamped.of(Table.WINDOWS, number, closing))])
+    analyst.submit(closed)
+
+
+def results(catalog: Catalog) -> list[tuple[str, int, int, bool]]:
+    """Producer, window and draws of every result, and whether a rank is missing."""
+    rows = catalog.rows(INFO.run, group="a.weight", form="per_parameter").to_pylist()
+    return [(r["producer"], r["window"], r["draws"], any("ranks" in w for w in r["warnings"])) for r in rows]
+
+
+def test_ranks_are_waited_for_and_analysed_as_one_window(tmp_path: Path) -> None:
+    with rooms(tmp_path, patience=FOR_EVER) as (store, catalog, analyst):
+        analyst.start()
+        rank_closes(store, analyst, 1)
+        _, closed = store.open(INFO, "c" * 32).take(
+            [incoming(stamped_draws(0, window=9)), incoming(stamped_window(0, 40, window=9))]
+        )
+        analyst.submit(closed)
+        until(lambda: ("c" * 32, 9) in {key[1:] for key in catalog.analysed()}, what="the window of one producer")
+        assert results(catalog) == [("c" * 32, 9, 40, False)]
+        assert (store.summary(INFO.run).windows, store.summary(INFO.run).draws) == (2, 80)
+        rank_closes(store, analyst, 0)
+        idle(store, catalog)
+        assert results(catalog) == [("c" * 32, 9, 40, False), (P, 0, 80, False)]
+        assert catalog.analysed_counts() == {INFO.run: 2}
+        assert (store.summary(INFO.run).windows, store.summary(INFO.run).draws) == (2, 120)
+
+
+def test_a_rank_that_comes_late_has_the_window_analysed_again(tmp_path: Path) -> None:
+    with rooms(tmp_path, patience=0.0) as (store, catalog, analyst):
+        analyst.start()
+        rank_closes(store, analyst, 1)
+        idle(store, catalog)
+        assert results(catalog) == [(Q, 0, 40, True)]
+        rank_closes(store, analyst, 0)
+        idle(store, catalog)
+        assert results(catalog) == [(P, 0, 80, False)]
+        assert catalog.rows(INFO.run, after_row=9).num_rows == 9  # a watcher gets the new rows
+
+
+def test_ranks_with_parameters_of_their_own_have_results_of_their_own(tmp_path: Path) -> None:
+    with rooms(tmp_path, patience=FOR_EVER) as (store, catalog, analyst):
+        analyst.start()
+        for rank in (0, 1):
+            rank_closes(store, analyst, rank, thetas=rank)
+        idle(store, catalog)
+        assert sorted(results(catalog)) == [(P, 0, 40, True), (Q, 0, 40, True)]
+
+
+def test_a_restart_analyses_what_is_new_and_finds_again_what_waits(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def analysis(window: Window, options: AnalysisOptions) -> WindowReport:
+        seen.append((window.closed.window, len(window.groups[0].draw)))
+        return analyse(window, options)
+
+    with rooms(tmp_path, analysis=analysis, patience=FOR_EVER) as (store, catalog, analyst):
+        analyst.start()
+        for rank in (0, 1):
+            rank_closes(store, analyst, rank)
+        idle(store, catalog)
+        rank_closes(store, analyst, 0, window=2, number=1)
+    assert seen == [(0, 80)]
+    with rooms(tmp_path, analysis=analysis, patience=0.0) as (store, catalog, analyst):
+        analyst.start()
+        idle(store, catalog)
+        assert results(catalog) == [(P, 0, 80, False), (P, 2, 40, True)]
+    assert seen == [(0, 80), (2, 40)]
+    with rooms(tmp_path, analysis=analysis, patience=0.0) as (store, catalog, analyst):
+        rank_closes(store, analyst, 1, window=2, number=1)
+        analyst.start()
+        idle(store, catalog)
+        assert results(catalog) == [(P, 0, 80, False), (P, 2, 80, False)]
+    assert seen == [(0, 80), (2, 40), (2, 80)]
+
+
+def test_a_slow_analysis_of_fewer_ranks_does_not_replace_that_of_all(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def analysis(window: Window, options: AnalysisOptions) -> WindowReport:
+        if len(window.groups[0].draw) == 40:
+            begun.set()
+            assert go_on.wait(30)
+        return analyse(window, options)
+
+    with rooms(tmp_path, analysis=analysis, patience=0.0, workers=2) as (store, catalog, analyst):
+        analyst.start()
+        rank_closes(store, analyst, 0)
+        assert begun.wait(30)
+        rank_closes(store, analyst, 1)
+        idle(store, catalog)
+        go_on.set()
+    assert results(catalog) == [(P, 0, 80, False)]
+
+
+def test_reference_and_sketches_reach_the_analysis(tmp_path: Path) -> None:
+    seen: list[Window] = []
+
+    def analysis(window: Window, options: AnalysisOptions) -> WindowReport:
+        seen.append(window)
+        return analyse(window, options)
+
+    reference = reference_batch(0, {"a.bias": np.ones(2, np.float32)})
+    with rooms(tmp_path, analysis=analysis) as (store, catalog, analyst):
+        batches = [
+            stamped_draws(0),
+            Stamped.of(Table.REFERENCE, 0, reference),
+            Stamped.of(Table.SKETCHES, 0, sketches_batch(0, {1: {2: 3}})),
+            Stamped.of(Table.SKETCHES, 1, sketches_batch(0, {3: {4: 5}})),
+            stamped_window(0, 40),
+        ]
+        store.open(INFO, P).take([incoming(stamped) for stamped in batches])
+        analyst.start()
+        idle(store, catalog)
+    (window,) = seen
+    assert window.reference is not None
+    assert window.reference["a.bias"].values.tolist() == [1, 1]
+    assert [(sketch.draw, sketch.counts.tolist()) for sketch in window.sketches] == [(1, [3]), (3, [5])]

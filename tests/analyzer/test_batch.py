@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -10,6 +10,7 @@ from gradnoise.wire import Dump, DumpWriter, Table
 from gradnoise.wire.results import TAIL_SCHEMA
 
 from ..proto.dumps import INFO, draws_batch, windows_batch
+from .producing import rank_window_batch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,3 +105,71 @@ def test_following_a_growing_dump_yields_windows_as_they_close_and_ends_with_the
     assert waits == 3
     assert list(follow_dump(Dump(tmp_path), pause=pause))[-1].column("row")[0].as_py() == 28
     assert waits == 3
+
+
+def rank(path: Path, number: int, windows: range, *, thetas: int = 7) -> DumpWriter:
+    writer = DumpWriter(path, INFO)
+    close(writer, number, windows, thetas=thetas)
+    return writer
+
+
+def close(writer: DumpWriter, number: int, windows: range, *, thetas: int = 7) -> None:
+    for window in windows:
+        writer.append(Table.DRAWS, draws_batch(range(40), window=window, seed=number))
+        steps: dict[str, Any] = {"first_step": 100 * window, "last_step": 100 * window + 39}
+        writer.append(Table.WINDOWS, rank_window_batch(window, 40, number, thetas=thetas, **steps))
+
+
+def drawn(tables: list[pa.Table]) -> list[tuple[int, int, int, bool]]:
+    """Window, draws, thetas, and whether a rank is missing."""
+    rows = [table.to_pylist()[0] for table in tables]
+    return [(r["window"], r["draws"], r["thetas"], any("ranks" in w for w in r["warnings"])) for r in rows]
+
+
+def test_ranks_that_share_their_parameters_are_one_window(tmp_path: Path) -> None:
+    for number in range(2):
+        rank(tmp_path, number, range(2)).close()
+    assert count_windows(Dump(tmp_path)) == 2
+    assert count_windows(Dump(tmp_path), (100, None)) == 1
+    tables = list(analyse_dump(Dump(tmp_path)))
+    assert drawn(tables) == [(0, 80, 40, False), (1, 80, 40, False)]
+    assert drawn(list(follow_dump(Dump(tmp_path)))) == drawn(tables)
+
+
+def test_independent_trainings_of_one_job_stay_apart(tmp_path: Path) -> None:
+    for number in range(2):
+        rank(tmp_path, number, range(1), thetas=number).close()
+    assert count_windows(Dump(tmp_path)) == 2
+    assert drawn(list(analyse_dump(Dump(tmp_path)))) == [(0, 40, 40, True)] * 2
+    assert drawn(list(follow_dump(Dump(tmp_path)))) == [(0, 40, 40, True)] * 2
+
+
+def test_following_waits_for_the_other_ranks_and_not_for_ever(tmp_path: Path) -> None:
+    writers = [rank(tmp_path, 0, range(2)), rank(tmp_path, 1, range(0))]
+    waits = 0
+
+    def pause(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 2:
+            close(writers[1], 1, range(1))
+        elif waits == 40:  # 20 seconds
+            close(writers[0], 0, range(2, 3))
+            for writer in writers:
+                writer.close()
+
+    found = [(*drawn([table])[0], waits) for table in follow_dump(Dump(tmp_path), pause=pause)]
+    assert found == [(0, 80, 40, False, 2), (1, 40, 40, True, 20), (2, 40, 40, True, 40)]
+
+
+def test_following_holds_only_a_few_windows_for_ranks_that_do_not_come(tmp_path: Path) -> None:
+    writer = rank(tmp_path, 0, range(12))
+    waits = 0
+
+    def pause(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        writer.close()
+
+    found = [(table.column("window")[0].as_py(), waits) for table in follow_dump(Dump(tmp_path), pause=pause)]
+    assert found == [(window, 0 if window < 4 else 1) for window in range(12)]

@@ -88,6 +88,35 @@ def test_a_window_analysed_again_replaces_its_rows_under_new_numbers(catalog: Ca
     assert numbers(catalog.rows("r")) == [*range(19, 25)]
 
 
+def test_a_result_of_several_producers_counts_once_and_replaces_those_of_fewer(catalog: Catalog) -> None:
+    assert catalog.store(window(0, producer="q"))
+    assert catalog.store(window(0, producer="p"), ["p", "q"])
+    assert numbers(catalog.rows("r")) == list(range(7, 13))
+    assert set(catalog.rows("r").column("producer").to_pylist()) == {"p"}
+    assert catalog.analysed() == {("r", "p", 0), ("r", "q", 0)}
+    assert catalog.analysed_counts() == {"r": 1}
+    assert catalog.analysed("r", 0) == catalog.analysed()
+    assert catalog.analysed("r", 1) == catalog.analysed("s") == set()
+
+
+def test_a_result_of_fewer_producers_does_not_replace_one_of_more(catalog: Catalog) -> None:
+    assert catalog.store(window(0, producer="p"), ["p", "q"])
+    assert not catalog.store(window(0, producer="q"))
+    assert not catalog.store(window(0, producer="p"), ["p"])
+    assert numbers(catalog.rows("r")) == list(range(1, 7))
+    assert catalog.store(window(0, producer="o"), ["o", "p", "q"])
+    assert set(catalog.rows("r").column("producer").to_pylist()) == {"o"}
+    assert catalog.analysed_counts() == {"r": 1}
+
+
+def test_forgetting_one_producer_of_a_result_drops_it_and_leaves_the_others_to_be_analysed(catalog: Catalog) -> None:
+    catalog.store(window(0, producer="p"), ["p", "q"])
+    catalog.store(window(0, producer="x"))
+    catalog.forget([("r", "q", 0)])
+    assert catalog.analysed() == {("r", "x", 0)}
+    assert set(catalog.rows("r").column("producer").to_pylist()) == {"x"}
+
+
 def test_it_opens_again_where_it_was(tmp_path: Path) -> None:
     for number in range(2):
         with closing(Catalog(tmp_path / "c", rebuilding=True)) as catalog:

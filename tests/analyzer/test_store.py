@@ -4,6 +4,8 @@ import errno
 import os
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from gradnoise.analyzer._ingest import Acknowledged, Incoming, ProducerLog, Refusal, Refused
@@ -17,14 +19,25 @@ from gradnoise.analyzer.errors import (
     UnknownRunError,
 )
 from gradnoise.analyzer.store import Store
-from gradnoise.wire import Dump, RunExistsError, SyncError, Table
+from gradnoise.wire import Dump, RunExistsError, Stamped, SyncError, Table
 
 from ..proto.dumps import INFO
-from .producing import OTHER, WIDE, incoming, stamped_draws, stamped_window
+from .producing import (
+    OTHER,
+    WIDE,
+    incoming,
+    rank_window_batch,
+    reference_batch,
+    sketches_batch,
+    stamped_draws,
+    stamped_window,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 P, Q = "a" * 32, "b" * 32
 
@@ -104,7 +117,51 @@ def _bad_payloads() -> dict[str, Incoming]:
         "no table": Incoming("secrets", 0, good.payload),
         "another number": Incoming("draws", 1, good.payload),
         "groups of another run": incoming(stamped_draws(0, info=WIDE)),
+        "draws without a window": nulled(stamped_draws(0), "window"),
+        "draws without a group": nulled(stamped_draws(0), "group"),
+        "windows without a first step": nulled(stamped_window(0, 40), "first_step"),
+        "a rank beyond its job": stamped(Table.WINDOWS, rank_window_batch(0, 40, 2)),
+        "a rank below nought": stamped(Table.WINDOWS, rank_window_batch(0, 40, -1)),
+        "a rank of no ranks": stamped(Table.WINDOWS, rank_window_batch(0, 40, 0, world_size=0)),
+        "a job's id of a megabyte": stamped(Table.WINDOWS, rank_window_batch(0, 40, 0, job="j" * (1 << 20))),
+        "a reference of another run": stamped(Table.REFERENCE, reference_batch(0, {"b.weight": ones(48)}, info=WIDE)),
+        "a reference that is too long": stamped(Table.REFERENCE, reference_batch(0, {"a.bias": ones(3)})),
+        "a reference that is too short": stamped(Table.REFERENCE, reference_batch(0, {"a.bias": ones(1)})),
+        "a reference of no kind": stamped(Table.REFERENCE, reference_batch(0, {"a.bias": ones(2)}, kind=None)),
+        "a sketch with a count too many": stamped(Table.SKETCHES, sketches_batch(0, {1: {2: 3}}, counts=[3, 4])),
+        "a sketch with a cell twice": stamped(Table.SKETCHES, sketches_batch(0, {1: {}}, cells=[2, 2], counts=[3, 4])),
+        "a sketch that falls": stamped(Table.SKETCHES, sketches_batch(0, {1: {2: 3, 1: 3}})),
+        "a sketch without cells": stamped(Table.SKETCHES, sketches_batch(0, {1: {2: 3}}, cells=None)),
     }
+
+
+def ones(count: int) -> NDArray[np.float32]:
+    return np.ones(count, np.float32)
+
+
+def stamped(table: Table, batch: pa.RecordBatch) -> Incoming:
+    return incoming(Stamped.of(table, 0, batch))
+
+
+def nulled(good: Stamped, name: str) -> Incoming:
+    """The same batch with nulls in a column."""
+    columns = [
+        pa.nulls(good.batch.num_rows, field.type) if field.name == name else column
+        for field, column in zip(good.batch.schema, good.batch.columns, strict=True)
+    ]
+    return stamped(good.table, pa.RecordBatch.from_arrays(columns, schema=good.batch.schema))
+
+
+def test_references_and_sketches_are_stored_and_found(store: Store) -> None:
+    log = store.open(INFO, P)
+    batches = [
+        Stamped.of(Table.REFERENCE, 0, reference_batch(4, {"a.bias": ones(2), "a.weight": ones(4)})),
+        Stamped.of(Table.SKETCHES, 0, sketches_batch(4, {1: {0: 3, 65535: 1}, 3: {}, 5: {7: 2}, 7: {1: 1, 2: 1}})),
+        Stamped.of(Table.SKETCHES, 1, sketches_batch(5, {1: {}})),
+    ]
+    assert answers(log, *map(incoming, batches)) == [Acknowledged(Table.REFERENCE, 1), Acknowledged(Table.SKETCHES, 2)]
+    assert [found.batch for found in log.batches(4)] == [batches[0].batch, batches[1].batch]
+    assert [found.batch for found in log.batches(5)] == [batches[2].batch]
 
 
 @pytest.mark.parametrize("name", _bad_payloads())

@@ -11,6 +11,7 @@ from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from gradnoise.analyzer._admission import reason_to_refuse
 from gradnoise.analyzer.assembly import WINDOW_TABLES, Places
 from gradnoise.analyzer.windows import ClosedWindow
 from gradnoise.wire import CorruptBatchError, Dump, Stamped, SyncError, Table, TableLog, unpack
@@ -107,7 +108,7 @@ class ProducerLog:
         self.producer = producer
         self.bytes = 0
         self._directory = directory
-        self._names = frozenset(group.name for group in info.groups)
+        self._widths = {group.name: len(group.indices) for group in info.groups}
         self._fatal = fatal
         self._payload_bytes = payload_bytes
         self._lock = threading.Lock()
@@ -204,11 +205,10 @@ class ProducerLog:
         if stamped.sequence != item.sequence:
             message = f"the request says batch {item.sequence} of {table}, its payload says {stamped.sequence}"
             return Refused(table, item.sequence, Refusal.INVALID, message)
-        if table is Table.DRAWS:
-            strangers = set(stamped.batch.column("group").dictionary.to_pylist()) - self._names
-            if strangers:
-                message = f"batch {item.sequence} has groups that run {self.info.run!r} lacks: {sorted(strangers)[:5]}"
-                return Refused(table, item.sequence, Refusal.INVALID, message)
+        reason = reason_to_refuse(stamped, self._widths)
+        if reason is not None:
+            message = f"batch {item.sequence} of {table} of run {self.info.run!r} is not taken: {reason}"
+            return Refused(table, item.sequence, Refusal.INVALID, message)
         return stamped
 
     def _expecting(self, refused: Refused) -> Refused:

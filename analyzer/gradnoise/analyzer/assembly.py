@@ -53,7 +53,7 @@ class _Builder:
         self._info = info
         self._parts: dict[str, list[tuple[NDArray[Any], ...]]] = {}
         self._reference: dict[str, Reference] = {}
-        self._sketches: list[SketchRow] = []
+        self._sketches: dict[int, SketchRow] = {}
         self.rows = 0
 
     def add(self, stamped: Stamped, window: int) -> None:
@@ -107,7 +107,8 @@ class _Builder:
         plain = batch.select(["draw", "inexact", "same_theta"]).take(rows).to_pylist()
         for index, row in zip(rows, plain, strict=True):
             part = slice(starts[index], starts[index + 1])
-            self._sketches.append(SketchRow(cells=cells[part].copy(), counts=counts[part].copy(), **row))
+            found = SketchRow(cells=cells[part].copy(), counts=counts[part].copy(), **row)
+            self._sketches.setdefault(found.draw, found)
 
     def build(self, closed: ClosedWindow) -> Window:
         groups = []
@@ -126,7 +127,7 @@ class _Builder:
             missing=closed.rows - self.rows,
             groups=tuple(groups),
             reference=self._reference or None,
-            sketches=tuple(sorted(self._sketches, key=lambda sketch: sketch.draw)),
+            sketches=tuple(sketch for _, sketch in sorted(self._sketches.items())),
         )
 
 
