@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradnoise.collector._config import Sampling, default_dump, default_endpoint, disabled
-from gradnoise.collector._distributed import origin_of
+from gradnoise.collector._distributed import agreed_run, origin_of
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._groups import groups_of
 from gradnoise.collector._handle import Handle
@@ -77,13 +77,13 @@ def attach(
     endpoint = endpoint or default_endpoint()
     if endpoint is not None:
         check_endpoint(endpoint)
-    name = run or _readable_run(model)
+    origin = origin_of(model)
+    name = run or agreed_run(origin.job, _readable_run(model))
     path = (Path(dump) if dump is not None else default_dump(name)).absolute()
     there = _info_at(path)
     if there is not None:
         name = run or there.run
     info = _info(name, model, groups, sampling, probe)
-    origin = origin_of(model)
     if there is not None:
         check_join(path, there, info, origin.job)
     try:
@@ -103,6 +103,7 @@ def attach(
             optimizers,
             sink=sink,
             info=info,
+            origin=origin,
             sampling=sampling,
             probe=probe,
             scaler=scaler,

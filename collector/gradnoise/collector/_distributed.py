@@ -20,7 +20,7 @@ from gradnoise.wire import Scope
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["averages_gradients", "is_ddp", "is_sharded", "origin_of", "starts_shipper"]
+__all__ = ["agreed_run", "averages_gradients", "is_ddp", "is_sharded", "origin_of", "starts_shipper"]
 
 _attached: Counter[str] = Counter()
 
@@ -43,18 +43,31 @@ def origin_of(model: torch.nn.Module) -> Origin:
     return Origin(scope, job, rank, world_size)
 
 
-def _job(model: torch.nn.Module) -> str | None:
-    """Return the id that the ranks share for this attach; None if the store does not answer."""
+def _job(model: torch.nn.Module) -> str:
+    """Return the id that the ranks share for this attach."""
     # One rank may attach to a wrapper and another to the module inside.
     names = [name.replace("_orig_mod.", "").replace("module.", "") for name, _ in model.named_parameters()]
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     attach = _attached[digest]
     _attached[digest] += 1
+    return _first(f"gradnoise/job/{digest}/{attach}", uuid.uuid4().hex)
+
+
+def agreed_run(job: str | None, run: str) -> str:
+    """Return the id of the run on which the ranks of a job agree: that of the first of them to ask; outside a job
+    ``run`` itself."""
+    if job is not None:
+        with contextlib.suppress(Exception):
+            return _first(f"gradnoise/run/{job}", run)
+    return run
+
+
+def _first(key: str, value: str) -> str:
+    """Set a value in the job's store where there is none, and return what is there then: the first rank's."""
     from torch.distributed.distributed_c10d import _get_default_store
 
-    # Sets the value where there is none, and returns what is there: the first rank's.
-    answer = _get_default_store().compare_set(f"gradnoise/job/{digest}/{attach}", "", uuid.uuid4().hex)
-    return answer.decode() or None
+    answer: bytes = _get_default_store().compare_set(key, "", value)
+    return answer.decode()
 
 
 def _world_size() -> int:

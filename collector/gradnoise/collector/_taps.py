@@ -19,7 +19,7 @@ from torch.autograd import Variable
 from gradnoise.collector._burst import Burst
 from gradnoise.collector._clip import ClipMeter
 from gradnoise.collector._copy import is_captured
-from gradnoise.collector._distributed import averages_gradients, origin_of
+from gradnoise.collector._distributed import averages_gradients
 from gradnoise.collector._gather import Gatherer, UnsupportedGradientError
 from gradnoise.collector._groups import held
 from gradnoise.collector._hooks import LeafHooks
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from torch.optim.optimizer import Optimizer
 
     from gradnoise.collector._config import Probe, Sampling
+    from gradnoise.collector._records import Origin
     from gradnoise.collector._sink import Sink
     from gradnoise.wire import RunInfo
 
@@ -60,6 +61,7 @@ class Taps:
         optimizers: whose steps are updates; none of them listens to every one that holds a parameter of the model.
         sink: where everything goes.
         info: the run; its groups are what is recorded.
+        origin: whose draws these are.
         sampling, probe, scaler, batch_size: as for :func:`attach`.
 
     Attributes:
@@ -73,6 +75,7 @@ class Taps:
         *,
         sink: Sink,
         info: RunInfo,
+        origin: Origin,
         sampling: Sampling,
         probe: Probe | None,
         scaler: Any,
@@ -86,7 +89,7 @@ class Taps:
         self._batch_size = batch_size
         self._groups = {group.name: group.shape for group in info.groups}
         self._names = [group.name for group in info.groups]
-        self._origin = origin_of(model)
+        self._origin = origin
         self._gatherer = Gatherer(info.groups)
         self._sentinels = Sentinels(info.groups)
         self._scale = LossScale(scaler, sink)
