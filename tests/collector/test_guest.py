@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +20,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gradnoise.collector import Probe, Sampling, _launch, _sink, attach
 from gradnoise.collector._gather import Gatherer
-from gradnoise.collector._progress import Progress, ShipState
 from gradnoise.wire import Dump, Table, recover
 
 from .loops import Data, hooks_left, loss_of, messages, mlp, rows, train
@@ -371,41 +369,4 @@ def test_an_endpoint_out_of_reach_is_mentioned_while_the_training_runs(
     assert process is not None
     os.kill(process.pid, signal.SIGTERM)
     os.waitpid(process.pid, 0)
-    assert len(messages(caplog)) == 1
-
-
-def test_contact_in_time_and_the_end_of_a_shipment_are_no_cause_for_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(_launch, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-
-    class Process:
-        code: int | None = None
-
-        def poll(self) -> int | None:
-            return self.code
-
-    process = Process()
-    shipping = _launch.Shipping(tmp_path, "p", "there:1", process)  # type: ignore[arg-type]
-
-    def look(at: float, state: ShipState) -> bool:
-        clock[0] = at
-        Progress("there:1", state, error="gone" if state is ShipState.UNREACHABLE else None).write(tmp_path, "p")
-        return shipping.look()
-
-    assert look(0, ShipState.UNREACHABLE)
-    assert look(9, ShipState.UNREACHABLE)
-    assert look(10, ShipState.SHIPPING)
-    assert look(11, ShipState.UNREACHABLE)
-    assert look(20, ShipState.UNREACHABLE)
-    assert messages(caplog) == []
-    process.code = -9
-    assert not look(21, ShipState.SHIPPING), "killed"
-    assert not look(40, ShipState.SHIPPING)
-    assert len(messages(caplog)) == 1
-    other = _launch.Shipping(tmp_path, "p", "there:1", process)  # type: ignore[arg-type]
-    Progress("there:1", ShipState.DONE).write(tmp_path, "p")
-    assert not other.look()
-    assert not _launch.Shipping(tmp_path, "p", "there:1", None).look()
     assert len(messages(caplog)) == 1

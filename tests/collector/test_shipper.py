@@ -16,10 +16,10 @@ import grpc
 import numpy as np
 import pytest
 
-from gradnoise.collector import Sampling, attach, shipper
+from gradnoise.collector import Sampling, _shipment, attach
 from gradnoise.collector._errors import CollectorError, RefusedError, UnreachableError
 from gradnoise.collector._progress import Progress, ShipState
-from gradnoise.collector._session import CutError, run_session
+from gradnoise.collector._session import CutError, Known, Link, run_session
 from gradnoise.collector.shipper import main, ship
 from gradnoise.v1 import ingest_pb2
 from gradnoise.wire import Dump, DumpWriter, NotADumpError, Table, pack
@@ -212,7 +212,7 @@ def test_an_analyzer_that_falls_silent_is_left(
 ) -> None:
     dump_of(tmp_path)
     server = serve(Faults(silent=1))
-    monkeypatch.setattr(shipper, "_STALL", 0.3)
+    monkeypatch.setattr(_shipment, "_STALL", 0.3)
     assert ship(tmp_path, server.endpoint, grace=20).complete
     assert server.ingest.streams == 2
     assert_stored(server.ingest, tmp_path)
@@ -225,7 +225,7 @@ def test_no_more_is_under_way_than_the_analyzer_gave_credit_for(
     payloads = [len(pack(stamped)) for stamped in Dump(tmp_path).batches(Table.DRAWS, producer)]
     credit = sum(payloads[:3]) + payloads[3] // 2
     server = serve(Faults(mute=1, credit=credit))
-    monkeypatch.setattr(shipper, "_STALL", 0.3)
+    monkeypatch.setattr(_shipment, "_STALL", 0.3)
     assert ship(tmp_path, server.endpoint, grace=20).complete
     assert server.ingest.unanswered == payloads[:3]
     assert server.ingest.streams == 2
@@ -250,8 +250,9 @@ def test_a_stream_given_up_is_cancelled_before_its_sender_is_let_go(tmp_path: Pa
             nack = ingest_pb2.Nack(table=first.table, sequence=first.sequence, code=ingest_pb2.Nack.UNAVAILABLE)
             return Call([ingest_pb2.AppendResponse(nack=nack)])
 
+    link = Link(Stub(), "there:1")  # type: ignore[arg-type]
     with pytest.raises(CutError, match="cannot take batch 0"):
-        run_session(Stub(), tmp_path, INFO, producer, flights.append, stall=9)  # type: ignore[arg-type]
+        run_session(link, Dump(tmp_path), producer, Known(), flights.append, stall=9, give_way=lambda _: False)
     assert let_go == [False]
     assert flights[-1].ended
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CollectorError", "RefusedError", "ShipError", "UnreachableError"]
+__all__ = ["CollectorError", "EndpointError", "GoneError", "RefusedError", "ShipError", "UnreachableError"]
 
 
 class CollectorError(Exception):
@@ -19,3 +19,11 @@ class UnreachableError(ShipError):
 
 class RefusedError(ShipError):
     """The analyzer refuses the run or one of its batches for good; sending again does not help."""
+
+
+class EndpointError(RefusedError):
+    """The endpoint refuses us, or is no analyzer: no run can be shipped there."""
+
+
+class GoneError(ShipError):
+    """The dump was deleted while it was shipped."""

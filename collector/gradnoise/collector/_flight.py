@@ -13,16 +13,19 @@ from gradnoise.wire import Table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gradnoise.collector._source import Position
+
 __all__ = ["Flight", "Sent"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A batch under way: its sequence number, its rows, the bytes of its payload."""
+    """A batch under way: its sequence number, its rows, the bytes of its payload, where in the dump it ends."""
 
     sequence: int
     rows: int
     nbytes: int
+    end: Position = (0, 0)
 
 
 class Flight:
@@ -31,9 +34,14 @@ class Flight:
     Args:
         acknowledged: table -> first sequence number that the analyzer does not have.
         credit: payload bytes that may be under way.
+        rows, counted: rows of the first ``counted`` batches of the draws table, known from an earlier stream.
+
+    Attributes:
+        batches, bytes: batches acknowledged in this flight, and their payloads.
+        reached: table -> where in the dump the last batch that the analyzer has ends.
     """
 
-    def __init__(self, acknowledged: Mapping[str, int], credit: int) -> None:
+    def __init__(self, acknowledged: Mapping[str, int], credit: int, *, rows: int = 0, counted: int = 0) -> None:
         self._acknowledged = {table: acknowledged.get(table, 0) for table in Table}
         self._next = dict(self._acknowledged)
         self._credit = credit
@@ -42,13 +50,27 @@ class Flight:
         self._changed = threading.Condition()
         self._ended = False
         self._heard = time.monotonic()
-        self.rows = 0  # of the draws table, acknowledged
-        self.batches = 0  # acknowledged in this flight
+        self._counted = counted
+        self._rows = rows
+        self.batches = 0
+        self.bytes = 0
+        self.reached: dict[Table, Position] = {}
 
     @property
     def tables(self) -> dict[str, int]:
         """Table -> first sequence number that is not acknowledged."""
         return {table.value: number for table, number in self._acknowledged.items() if number}
+
+    @property
+    def rows(self) -> int:
+        """Rows of the draws table that are acknowledged, of earlier streams too."""
+        return self._rows
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Rows of the draws table, and of how many of its batches they are."""
+        with self._changed:
+            return self._rows, self._counted
 
     @property
     def landed(self) -> bool:
@@ -68,10 +90,10 @@ class Flight:
         """Return the sequence number to send next."""
         return self._next[table]
 
-    def skip(self, table: Table, rows: int) -> None:
+    def skip(self, table: Table, there: Sent) -> None:
         """Count a batch that the analyzer has already."""
-        if table is Table.DRAWS:
-            self.rows += rows
+        with self._changed:
+            self._count(table, there)
 
     def admit(self, table: Table, sent: Sent, stall: float) -> bool:
         """Wait for credit, then enter a batch; False if the stream ended or nothing was heard for ``stall`` s."""
@@ -98,10 +120,16 @@ class Flight:
                 sent = waiting.popleft()
                 self._bytes -= sent.nbytes
                 self.batches += 1
+                self.bytes += sent.nbytes
                 self._acknowledged[table] = sent.sequence + 1
-                if table is Table.DRAWS:
-                    self.rows += sent.rows
+                self._count(table, sent)
             self._changed.notify_all()
+
+    def _count(self, table: Table, there: Sent) -> None:
+        self.reached[table] = there.end
+        if table is Table.DRAWS and there.sequence >= self._counted:
+            self._rows += there.rows
+            self._counted = there.sequence + 1
 
     def pause(self, seconds: float) -> None:
         """Wait until an acknowledgement, the end of the stream, or the time is over."""

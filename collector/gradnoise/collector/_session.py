@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc
 
-from gradnoise.collector._errors import RefusedError
+from gradnoise.collector._errors import EndpointError, RefusedError
 from gradnoise.collector._flight import Flight, Sent
+from gradnoise.collector._source import Source
+from gradnoise.collector.credentials import TLS_CA, TLS_CERT, TOKEN
 from gradnoise.v1 import ingest_pb2, ingest_pb2_grpc
-from gradnoise.wire import SCHEMA_VERSION, Table, Tailer, pack, producer_is_alive
+from gradnoise.wire import SCHEMA_VERSION, Table, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-    from gradnoise.wire import RunInfo
+    from gradnoise.collector._progress import Progress
+    from gradnoise.wire import Dump, Stamped
 
-__all__ = ["CHANNEL_OPTIONS", "CutError", "Outcome", "run_session"]
+__all__ = ["CHANNEL_OPTIONS", "CutError", "Link", "Outcome", "run_session"]
 
 _OPEN_TIMEOUT = 10.0
-_POLL = 0.1
+_POLL, _LONGEST_POLL = 0.1, 0.25
 _MESSAGE_BYTES = 72 << 20  # a payload of 64 MiB and its header
+_LONGEST_TEXT = 500  # of what an analyzer says
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", _MESSAGE_BYTES),
@@ -40,10 +44,13 @@ _FINAL = frozenset(
         grpc.StatusCode.INVALID_ARGUMENT,
         grpc.StatusCode.NOT_FOUND,
         grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.UNIMPLEMENTED,
     }
 )
+# The same for every run. The environment does not change while a process lives: nor does who we are.
+_FINAL_FOR_ALL = {
+    grpc.StatusCode.UNAUTHENTICATED: f"set {TOKEN}, or {TLS_CERT} and its key, to what it knows",
+    grpc.StatusCode.UNIMPLEMENTED: "is it an analyzer, of this version?",
+}
 
 
 class CutError(Exception):
@@ -54,51 +61,136 @@ class CutError(Exception):
         self.after = after
 
 
+def _as_it_is(text: str) -> str:
+    return text
+
+
+class Contact:
+    """The monotonic time at which the analyzer last acknowledged a batch, of whichever stream."""
+
+    last = -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The way to an analyzer.
+
+    Attributes:
+        stub: calls it.
+        endpoint: its name, for messages.
+        hide: takes what is secret out of what it says.
+        most: payload bytes that a stream may have under way, if the analyzer gives credit for more.
+        contact: when it last took something.
+    """
+
+    stub: ingest_pb2_grpc.IngestStub
+    endpoint: str
+    hide: Callable[[str], str] = _as_it_is
+    most: int = 1 << 62
+    contact: Contact = field(default_factory=Contact)
+
+    def said(self, text: str | None) -> str:
+        """Return what the analyzer said, fit for a log."""
+        clean = "".join(c if c.isprintable() else " " for c in self.hide(text or ""))
+        return clean if len(clean) <= _LONGEST_TEXT else clean[:_LONGEST_TEXT] + "…"
+
+    def status(self, error: grpc.RpcError) -> str:
+        """Return a failed call's code and text. (Every RpcError that a call raises is also a grpc.Call.)"""
+        text = f"{error.code().name}: {self.said(error.details())}"
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            text += f" (is {TLS_CA} the authority that signed the analyzer's certificate?)"
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What earlier streams of a producer have learned.
+
+    Attributes:
+        tables: table -> first sequence number that the analyzer does not have.
+        rows, counted: rows of the first ``counted`` batches of the draws table.
+        source: where to go on reading, if the last stream gave way; it begins behind ``tables``.
+        before: what the shipper before us said.
+    """
+
+    tables: dict[str, int] = field(default_factory=dict)
+    rows: int = 0
+    counted: int = 0
+    source: Source | None = None
+    before: Progress | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of a stream that ended well: batches that the dump lacks keep what follows them from being shipped."""
+    """Of a stream that ended well.
+
+    Attributes:
+        flight: its books.
+        source: where to go on reading, if it gave way; None if the producer has ended and all is acknowledged.
+        problems: batches that the dump lacks keep what follows them from being shipped.
+    """
 
     flight: Flight
+    source: Source | None
     problems: tuple[str, ...] = ()
 
 
 def run_session(
-    stub: ingest_pb2_grpc.IngestStub,
-    dump: Path,
-    info: RunInfo,
+    link: Link,
+    dump: Dump,
     producer: str,
+    known: Known,
     on_progress: Callable[[Flight], None],
     *,
     stall: float,
+    give_way: Callable[[bool], bool],
 ) -> Outcome:
-    """Ship until the producer has ended and everything is acknowledged.
+    """Ship until the producer has ended and everything is acknowledged, or until another one is to have its turn.
 
     Args:
-        stub: the analyzer.
-        dump: the dump's directory.
-        info: its run.
+        link: the analyzer.
+        dump: the dump.
         producer: the producer's id.
+        known: what earlier streams have learned.
         on_progress: called after ``Open`` and after each acknowledgement.
         stall: seconds without an answer after which the stream is taken for dead.
+        give_way: asked now and then, with whether everything written so far is acknowledged.
 
     Raises:
         CutError: the stream was lost, or must be opened anew.
         RefusedError: the analyzer refuses for good.
     """
     try:
-        opened = stub.Open(
-            ingest_pb2.OpenRequest(run_info=info.to_json().encode(), producer=producer, schema_version=SCHEMA_VERSION),
+        opened = link.stub.Open(
+            ingest_pb2.OpenRequest(
+                run_info=dump.info.to_json().encode(), producer=producer, schema_version=SCHEMA_VERSION
+            ),
             timeout=_OPEN_TIMEOUT,
         )
     except grpc.RpcError as error:
-        # Every RpcError that a call raises is also a grpc.Call.
+        remedy = _FINAL_FOR_ALL.get(error.code())
+        if remedy is not None:
+            raise EndpointError(f"{link.endpoint} refuses us ({link.status(error)}): {remedy}") from error
         if error.code() in _FINAL:
-            raise RefusedError(f"the analyzer refuses the run ({_text(error)})") from error
-        raise CutError(_text(error)) from error
-    flight = Flight({state.table: state.next_sequence for state in opened.tables}, opened.credit_bytes or 1)
+            raise RefusedError(f"the analyzer refuses the run ({link.status(error)})") from error
+        raise CutError(link.status(error)) from error
+    there = {state.table: state.next_sequence for state in opened.tables}
+    # An analyzer that lost what it had acknowledged gets everything again.
+    lost = any(there.get(table, 0) < number for table, number in known.tables.items())
+    source = known.source
+    if source is None or lost:
+        if source is not None:
+            source.close()
+        source = Source(dump.path, producer)
+    flight = Flight(
+        there,
+        min(opened.credit_bytes or 1, link.most),
+        rows=0 if lost else known.rows,
+        counted=0 if lost else known.counted,
+    )
     on_progress(flight)
-    sender = _Sender(dump, info.run, producer, flight, opened.max_payload_bytes, stall)
-    call = stub.Append(sender.requests())
+    sender = _Sender(link, dump, producer, source, known.before, flight, opened.max_payload_bytes, stall, give_way)
+    call = link.stub.Append(sender.requests())
     sender.cancel = call.cancel
     try:
         for response in call:
@@ -106,18 +198,18 @@ def run_session(
                 flight.acknowledge(_table(response.ack.table), response.ack.next_sequence)
                 on_progress(flight)
             elif response.HasField("nack"):
-                raise _nacked(response.nack)
+                raise _nacked(link, response.nack)
         if sender.failure is not None:
             raise sender.failure
-        if not sender.finished:
+        if not (sender.finished or sender.gave_way):
             raise CutError("the analyzer ended the stream")
-        return Outcome(flight, sender.problems)
+        return Outcome(flight, source if sender.gave_way else None, sender.problems)
     except grpc.RpcError as error:
         if sender.failure is not None:
             raise sender.failure from error
         if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-            raise RefusedError(f"the analyzer refuses the stream ({_text(error)})") from error
-        raise CutError(_text(error)) from error
+            raise RefusedError(f"the analyzer refuses the stream ({link.status(error)})") from error
+        raise CutError(link.status(error)) from error
     finally:
         # In this order: the sender, once let go, would half-close a stream that is still open, as if it had ended well.
         call.cancel()
@@ -127,17 +219,32 @@ def run_session(
 class _Sender:
     """Reads the dump and feeds the stream, on the thread that gRPC draws requests from."""
 
-    def __init__(self, dump: Path, run: str, producer: str, flight: Flight, max_payload: int, stall: float) -> None:
-        self._dump = dump
-        self._run = run
+    def __init__(
+        self,
+        link: Link,
+        dump: Dump,
+        producer: str,
+        source: Source,
+        before: Progress | None,
+        flight: Flight,
+        max_payload: int,
+        stall: float,
+        give_way: Callable[[bool], bool],
+    ) -> None:
+        self._link = link
+        self._run = dump.info.run
         self._producer = producer
+        self._source = source
+        self._before = before
         self._flight = flight
         self._max_payload = max_payload
         self._stall = stall
+        self._give_way = give_way
         self._blocked: dict[Table, str] = {}
         self._unreadable: tuple[str, ...] = ()
         self.cancel: Callable[[], object] = lambda: None
         self.finished = False
+        self.gave_way = False
         self.failure: Exception | None = None
 
     @property
@@ -146,59 +253,90 @@ class _Sender:
         return (*self._blocked.values(), *self._unreadable)
 
     def requests(self) -> Iterator[ingest_pb2.AppendRequest]:
-        """Yield requests until all is acknowledged; returning half-closes the stream."""
-        tailer = Tailer(self._dump, self._producer)
+        """Yield requests until all is acknowledged, or it gives way; returning half-closes the stream."""
         try:
-            yield from self._tail(tailer)
-            tailer.finish()
-            self._unreadable = tuple(tailer.problems)
+            yield from self._tail()
+            if self.finished:
+                self._unreadable = self._source.finish()
         except Exception as error:
             # gRPC would log it and cancel; the receiving side raises it.
             self.failure = error
             self.cancel()
         finally:
-            tailer.close()
+            if not self.gave_way:
+                self._source.close()
 
-    def _tail(self, tailer: Tailer) -> Iterator[ingest_pb2.AppendRequest]:
-        flight = self._flight
+    def _tail(self) -> Iterator[ingest_pb2.AppendRequest]:
+        flight, source = self._flight, self._source
+        pause = _POLL
         while not flight.ended:
-            # Asked before reading: what a producer wrote before it ended is seen by the reading that follows.
-            alive = producer_is_alive(self._dump, self._producer)
-            idle = True
-            for stamped in tailer.poll():
-                table, sequence = stamped.table, stamped.sequence
-                expected = flight.expected(table)
-                if sequence < expected:
-                    flight.skip(table, stamped.batch.num_rows)
-                    continue
-                if sequence > expected or table in self._blocked:
-                    missing = f"batches from {expected} on of table {table.value} cannot be shipped: "
-                    self._blocked.setdefault(table, f"{missing}{expected} is missing from, or unreadable in, the dump")
-                    continue
-                payload = pack(stamped)
-                if self._max_payload and len(payload) > self._max_payload:
-                    raise RefusedError(
-                        f"batch {sequence} of table {table.value} is {len(payload)} bytes; the analyzer takes "
-                        f"{self._max_payload}: raise its payload limit"
-                    )
-                if not flight.admit(table, Sent(sequence, stamped.batch.num_rows, len(payload)), self._stall):
-                    self._give_way()
+            stamped = None if source.exhausted else source.take()
+            if stamped is not None:
+                request = self._request(stamped)
+                if request is not None:
+                    pause = _POLL
+                    yield request
+                if self._give_way(False):
+                    self.gave_way = self._land()
                     return
-                idle = False
-                yield ingest_pb2.AppendRequest(
-                    run=self._run, producer=self._producer, table=table.value, sequence=sequence, payload=payload
-                )
-            if idle and flight.landed and not alive:
+            elif flight.landed and source.exhausted:
                 self.finished = True
                 return
-            if flight.silence() > self._stall:
-                self._give_way()
+            elif flight.landed and self._give_way(True):
+                self.gave_way = True
                 return
-            if idle:
-                flight.pause(_POLL)
+            else:
+                self._check_silence()
+                flight.pause(pause)
+                pause = min(_LONGEST_POLL, 1.2 * pause)
 
-    def _give_way(self) -> None:
-        if not self._flight.ended:
+    def _request(self, stamped: Stamped) -> ingest_pb2.AppendRequest | None:
+        """Enter a batch into the books and return its request; None where it is not to be sent."""
+        flight, table, sequence, rows = self._flight, stamped.table, stamped.sequence, stamped.batch.num_rows
+        end = self._source.position(table)
+        expected = flight.expected(table)
+        if sequence < expected:
+            flight.skip(table, Sent(sequence, rows, 0, end))
+            return None
+        if sequence > expected or table in self._blocked:
+            self._blocked.setdefault(table, self._missing(table, expected, sequence))
+            return None
+        payload = pack(stamped)
+        if self._max_payload and len(payload) > self._max_payload:
+            raise RefusedError(
+                f"batch {sequence} of table {table.value} is {len(payload)} bytes; the analyzer takes "
+                f"{self._max_payload}: raise its payload limit"
+            )
+        while not flight.admit(table, Sent(sequence, rows, len(payload), end), self._stall):
+            if flight.ended:
+                return None
+            self._check_silence()
+        return ingest_pb2.AppendRequest(
+            run=self._run, producer=self._producer, table=table.value, sequence=sequence, payload=payload
+        )
+
+    def _missing(self, table: Table, expected: int, sequence: int) -> str:
+        before = self._before
+        if before is not None and before.tables.get(table, 0) >= sequence:
+            return (
+                f"batches from {expected} on of table {table.value} cannot be shipped: those up to {sequence - 1} were "
+                f"acknowledged by {before.endpoint} and then deleted to make room; {self._link.endpoint} lacks them: "
+                f"ship to {before.endpoint}, or to an analyzer with a copy of its data"
+            )
+        return (
+            f"batches from {expected} on of table {table.value} cannot be shipped: {expected} is missing from, or "
+            "unreadable in, the dump"
+        )
+
+    def _land(self) -> bool:
+        """Wait until everything sent is acknowledged; return whether it is."""
+        while not (self._flight.landed or self._flight.ended):
+            self._check_silence()
+            self._flight.pause(_POLL)
+        return self._flight.landed
+
+    def _check_silence(self) -> None:
+        if self._flight.silence() > self._stall and not self._flight.ended:
             raise CutError(f"no answer for {self._stall:g} s")
 
 
@@ -209,15 +347,14 @@ def _table(name: str) -> Table:
         raise RefusedError(f"the analyzer acknowledges table {name!r}, which was never sent: upgrade it") from error
 
 
-def _nacked(nack: ingest_pb2.Nack) -> Exception:
-    what = f"batch {nack.sequence} of table {nack.table}"
+def _nacked(link: Link, nack: ingest_pb2.Nack) -> Exception:
+    what = f"batch {nack.sequence} of table {link.said(nack.table)}"
     if nack.code == ingest_pb2.Nack.GAP:
         return CutError(f"{what} came before batch {nack.expected_sequence}")
     if nack.code == ingest_pb2.Nack.UNAVAILABLE:
-        return CutError(f"the analyzer cannot take {what} now: {nack.message}", nack.retry_after_ms / 1000)
-    code = ingest_pb2.Nack.Code.Name(nack.code)
-    return RefusedError(f"the analyzer refuses {what} ({code}): {nack.message}")
-
-
-def _text(error: grpc.RpcError) -> str:
-    return f"{error.code().name}: {error.details()}"
+        return CutError(f"the analyzer cannot take {what} now: {link.said(nack.message)}", nack.retry_after_ms / 1000)
+    try:
+        code = ingest_pb2.Nack.Code.Name(nack.code)
+    except ValueError:
+        code = str(nack.code)
+    return RefusedError(f"the analyzer refuses {what} ({code}): {link.said(nack.message)}")
