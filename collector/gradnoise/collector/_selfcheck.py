@@ -124,7 +124,8 @@ class SelfCheck:
             except UnsupportedGradientError:
                 continue
             earlier = torch.zeros_like(part) if was.values is None else was.values
-            types = [torch.finfo(values.dtype) for values in (earlier, part, after)]
+            # float32 is how they travel.
+            types = [torch.finfo(kind) for kind in (torch.float32, earlier.dtype, part.dtype, after.dtype)]
             rounding = _ULPS * max(each.eps for each in types)
             floor = _ULPS * max(each.eps * each.tiny for each in types)
             checked.append(_Checked(number, part.numel(), rounding, floor, _cause(parameter)))
