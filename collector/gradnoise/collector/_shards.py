@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd import Variable
 
+from gradnoise.collector._copy import is_captured
 from gradnoise.collector._gather import UnsupportedGradientError, local
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class ShardHooks:
     def _begins(self, gradient: torch.Tensor) -> None:
         try:
             task = torch._C._current_graph_task_id()
-            if task not in self._before:
+            if task not in self._before and not is_captured(gradient):
                 self._before[task] = {
                     number: self._pick(number, local(parameter.grad))
                     for number, parameter in self._parameters.items()
