@@ -85,15 +85,18 @@ class AtTheta:
     def doubt(self, forwards: int, divisor: float | None) -> str | None:
         """Return why the backward passes are not microbatches of one theta; None if they are.
 
-        Each microbatch has a forward pass of its own and none changes the parameters: two losses on one forward pass
-        fail by the first, SAM by the second. Where no forward pass is seen at all (the inside of a compiled model, a
-        method other than ``forward``), the loop's word that it divides by as many counts instead.
+        Each microbatch has a forward pass of its own, or several, and none changes the parameters: two losses on one
+        forward pass fail by the first, SAM by the second. Where no forward pass is seen at all (the inside of a
+        compiled model, a method other than ``forward``), the loop's word that it divides by as many, or by more where
+        the data end before, counts instead.
         """
         if self.backwards < 2:
             return None
         if self.changed:
             return "parameters changed"
         seen = forwards if self.forwards is None else self.forwards
-        if seen == self.backwards or (seen == 0 and divisor == self.backwards):
+        if seen and seen % self.backwards == 0:
+            return None
+        if not seen and divisor is not None and self.backwards <= divisor:
             return None
         return f"{self.backwards} backwards, {seen} forwards"
