@@ -51,7 +51,7 @@ def write_probes(path: Path, run: str, probes: list[np.ndarray]) -> None:
         theta, draws = 100 * number, len(gradients)
         for first in range(0, draws, 100):
             writer.append(Table.DRAWS, draws_rows(theta, first, gradients[first : first + 100].astype(np.float32)))
-        closing = dict.fromkeys(schema(Table.WINDOWS).names, 0) | {
+        closing = dict.fromkeys(schema(Table.WINDOWS, 1).names, 0) | {
             "window": 2 * theta + 1, "kind": "probe", "first_step": theta, "last_step": theta, "first_theta": theta,
             "last_theta": theta, "declared": draws, "recorded": draws, "rows": draws,
         }  # fmt: skip

@@ -14,13 +14,22 @@ import uuid
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from gradnoise.collector._groups import named
 from gradnoise.collector._records import Origin
 from gradnoise.wire import Scope
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["agreed_run", "averages_gradients", "is_ddp", "is_sharded", "origin_of", "starts_shipper"]
+__all__ = [
+    "agreed_run",
+    "averages_gradients",
+    "is_ddp",
+    "is_sharded",
+    "origin_of",
+    "processes_averaged",
+    "starts_shipper",
+]
 
 _attached: Counter[str] = Counter()
 
@@ -45,8 +54,8 @@ def origin_of(model: torch.nn.Module) -> Origin:
 
 def _job(model: torch.nn.Module) -> str:
     """Return the id that the ranks share for this attach."""
-    # One rank may attach to a wrapper and another to the module inside.
-    names = [name.replace("_orig_mod.", "").replace("module.", "") for name, _ in model.named_parameters()]
+    # Without wrappers: one rank may attach to one, and another to the module inside.
+    names = [name for name, _ in named(model)]
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     attach = _attached[digest]
     _attached[digest] += 1
@@ -54,8 +63,7 @@ def _job(model: torch.nn.Module) -> str:
 
 
 def agreed_run(job: str | None, run: str) -> str:
-    """Return the id of the run on which the ranks of a job agree: that of the first of them to ask; outside a job
-    ``run`` itself."""
+    """Return the id of a run on which the ranks of a job agree, that of the first to ask; outside a job ``run``."""
     if job is not None:
         with contextlib.suppress(Exception):
             return _first(f"gradnoise/run/{job}", run)
@@ -87,6 +95,23 @@ def is_ddp(model: torch.nn.Module) -> bool:
 def is_sharded(model: torch.nn.Module) -> bool:
     """Whether parameters are DTensors (``fully_shard``): gradients are of the job's minibatch, already reduced."""
     return any(_is_a(parameter, "torch.distributed.tensor", "DTensor") for parameter in model.parameters())
+
+
+def processes_averaged(model: torch.nn.Module) -> int | None:
+    """Return how many processes' minibatches a recorded gradient is the mean of; None where that is not known.
+
+    Of ``fully_shard`` over one dimension of processes it is their number. Over more dimensions some of them may work on
+    one minibatch together.
+    """
+    sharded = [each for each in model.parameters() if _is_a(each, "torch.distributed.tensor", "DTensor")]
+    if not sharded:
+        return 1
+    meshes = {each.device_mesh for each in sharded}  # type: ignore[attr-defined]
+    by_data = any(_is_a(module, "torch.distributed.fsdp", "FSDPModule") for module in model.modules())
+    if len(meshes) != 1 or not by_data:
+        return None
+    mesh = meshes.pop()
+    return int(mesh.size()) if mesh.ndim == 1 else None
 
 
 def averages_gradients(model: torch.nn.Module) -> bool:

@@ -19,7 +19,7 @@ from torch.autograd import Variable
 from gradnoise.collector._burst import Burst
 from gradnoise.collector._clip import ClipMeter
 from gradnoise.collector._copy import is_captured
-from gradnoise.collector._distributed import averages_gradients
+from gradnoise.collector._distributed import averages_gradients, processes_averaged
 from gradnoise.collector._gather import Gatherer, UnsupportedGradientError
 from gradnoise.collector._groups import held
 from gradnoise.collector._hooks import LeafHooks
@@ -94,6 +94,7 @@ class Taps:
         self._sentinels = Sentinels(info.groups)
         self._scale = LossScale(scaler, sink)
         self._averaged = averages_gradients(model)
+        self._processes = processes_averaged(model)
         self._clip = ClipMeter(self._gatherer)
         self._check = SelfCheck(self._gatherer, self._names, sink)
         if self._averaged:
@@ -392,7 +393,7 @@ class Taps:
             self._theta,
             self._theta,
             tuple(at.draws),
-            self._steps.batch_size(self._theta),
+            self._examples(),
             divisor,
             kept,
         )
@@ -405,6 +406,11 @@ class Taps:
         for index, counts in at.sketches:
             made = counts if divisor is None else partial(_divided, counts, divisor)
             self._sink.sketch(SketchAt(window.window, self._theta, first + index, made, same_theta=index > 0))
+
+    def _examples(self) -> int | None:
+        """Return the examples behind each gradient at the present theta; None where unknown."""
+        here = self._steps.batch_size(self._theta)
+        return None if here is None or self._processes is None else here * self._processes
 
     def _update(self, optimizer: Optimizer) -> None:
         if not self._sink.recording:
