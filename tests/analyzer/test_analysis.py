@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gradnoise.analyzer.analysis import AnalysisOptions, Contrast, Plan, TailRow, WindowReport, analyse, fit_vector
-from gradnoise.analyzer.stats import stable
-from gradnoise.analyzer.windows import ClosedWindow, GroupDraws, Window
+from gradnoise.analyzer.stats import sketch, stable
+from gradnoise.analyzer.windows import ClosedWindow, GroupDraws, Reference, SketchRow, Window
 from gradnoise.wire.results import FIT_SCHEMA, FORMS, FULL_FORMS, MODEL_GROUP, TAIL_SCHEMA
 
 
@@ -45,6 +46,10 @@ def window(
     )
 
 
+def exact(gradient: np.ndarray, **known: Any) -> Reference:
+    return Reference("full", gradient.astype(np.float32), **known)
+
+
 def row(report: WindowReport, group: str, form: str) -> TailRow:
     (found,) = [row for row in report.rows if (row.group, row.form) == (group, form)]
     return found
@@ -72,11 +77,12 @@ def test_gaussian_noise_of_spread_scales_is_heavy_only_across_parameters() -> No
     assert (per.draws, per.coordinates, per.thetas) == (512, 400, 1)
 
 
-@pytest.mark.parametrize("contrast", list(Contrast))
+@pytest.mark.parametrize("contrast", [kind for kind in Contrast if kind is not Contrast.AUTO])
 def test_stable_noise_reads_its_alpha_and_scale_in_every_form_and_sum(contrast: Contrast) -> None:
     rng = np.random.default_rng(1)
     draws = stable.rvs(1.7, 0.3, (512, 300), rng) + 5.0
-    report = analyse(window(("w", 300, draws)), AnalysisOptions(contrast=contrast))
+    given = replace(window(("w", 300, draws)), reference={"w": exact(np.full(300, 5.0))})
+    report = analyse(given, AnalysisOptions(contrast=contrast))
     for form in ("per_parameter", "across_parameter", "standardized"):
         reading = row(report, "w", form)
         assert reading.alpha_low <= 1.7 <= reading.alpha_high or abs(reading.alpha - 1.7) < 0.02, form
@@ -263,3 +269,116 @@ def test_fit_vector_reports_all_laws() -> None:
     assert values["gaussian", "mean"].value == pytest.approx(1.0, abs=0.2)
     assert values["gaussian", "sd"].value == pytest.approx(3.0, rel=0.05)
     assert {row.verdict for row in gaussian.rows} == {"gaussian"}
+
+
+def test_the_full_gradient_is_the_reference_where_it_was_recorded() -> None:
+    rng = np.random.default_rng(20)
+    plain = window(("a", 60, stable.rvs(1.6, 1.0, (200, 60), rng) + 3.0), ("b", 40, rng.standard_normal((200, 40))))
+    given = replace(plain, reference={"a": exact(np.full(60, 3.0)), "b": exact(np.zeros(40))})
+    report = analyse(given)
+    assert {reading.reference for reading in report.rows} == {"full"}
+    assert repr(analyse(given, AnalysisOptions(contrast=Contrast.FULL))) == repr(report)
+    assert row(report, "a", "per_parameter").alpha == pytest.approx(1.6, abs=0.06)
+    assert row(report, "a", "per_parameter").scale == pytest.approx(1.0, rel=0.05)
+    assert {reading.reference for reading in analyse(plain).rows} == {"pair"}
+    pairs = analyse(given, AnalysisOptions(contrast=Contrast.PAIR))
+    assert repr(pairs) == repr(analyse(plain))
+
+
+@pytest.mark.parametrize(
+    ("reference", "thetas", "text"),
+    [
+        ({"a": exact(np.zeros(50))}, 1, "in group b no full gradient"),
+        ({"a": exact(np.zeros(50)), "b": exact(np.full(50, np.nan))}, 1, "in group b the full gradient holds NaN"),
+        ({"a": exact(np.zeros(50)), "b": exact(np.zeros(49))}, 1, "49 coordinates and the draws 50"),
+        ({"a": exact(np.zeros(50)), "b": exact(np.zeros(50))}, 100, "several thetas"),
+    ],
+)
+def test_a_full_gradient_that_does_not_fit_is_said(reference: dict[str, Reference], thetas: int, text: str) -> None:
+    draws = np.random.default_rng(21).standard_normal((2, 100, 50))
+    theta = np.arange(100) * thetas // 100
+    given = replace(window(("a", 50, draws[0]), ("b", 50, draws[1]), thetas=theta), reference=reference)
+    report = analyse(given)
+    for reading in report.rows:
+        assert reading.reference == "pair"
+        assert any(text in warning for warning in reading.warnings)
+    asked = analyse(given, AnalysisOptions(contrast=Contrast.FULL))
+    refused = row(asked, "b", "per_parameter")
+    assert (refused.status, refused.reference) == ("no_reference", "full")
+    assert text.removeprefix("in group b ") in refused.reason
+    assert math.isnan(refused.alpha)
+
+
+def test_the_full_gradient_asked_for_and_not_there() -> None:
+    given = window(("a", 50, np.random.default_rng(22).standard_normal((100, 50))))
+    for reference in (None, {"a": Reference("mean", np.zeros(50, np.float32))}):
+        report = analyse(replace(given, reference=reference), AnalysisOptions(Plan.FULL, Contrast.FULL))
+        assert [(row.group, row.form) for row in report.rows] == [
+            (g, f) for g in ("a", MODEL_GROUP) for f in FULL_FORMS
+        ]
+        assert {reading.status for reading in report.rows} == {"no_reference"}
+        assert "Probe(full=...)" in row(report, "a", "pooled").reason
+        assert {reading.reference for reading in analyse(replace(given, reference=reference)).rows} == {"pair"}
+
+
+def test_draws_without_replacement_have_less_noise_and_the_row_says_by_how_much() -> None:
+    rng = np.random.default_rng(23)
+    examples = rng.standard_normal((6400, 50))
+    draws = rng.permutation(examples).reshape(50, 128, 50).mean(axis=1)
+    sizes = np.full(50, 128, np.int32)
+    known = {"dataset_size": 6400, "minibatches": 50, "replacement": False}
+    plain = window(("a", 50, draws))
+    plain = replace(plain, groups=(replace(plain.groups[0], batch_size=sizes),))
+    small = analyse(replace(plain, reference={"a": exact(examples.mean(0), **known)}))
+    assert not any("without replacement" in warning for warning in row(small, "a", "per_parameter").warnings)
+    few = replace(plain, groups=(replace(plain.groups[0], batch_size=sizes * 10),))
+    large = analyse(replace(few, reference={"a": exact(examples.mean(0), **known)}))
+    assert any("by a factor of 1.25" in warning for warning in row(large, "a", "per_parameter").warnings)
+
+
+def sketched(half_differences: np.ndarray, *, same_theta: bool = True) -> tuple[SketchRow, ...]:
+    rows = []
+    for index, values in enumerate(half_differences):
+        counted = sketch.update(sketch.zero(), values.astype(np.float32))
+        cells = np.flatnonzero(counted.counts)
+        counts = counted.counts[cells].astype(np.uint32)
+        rows.append(SketchRow(2 * index + 1, cells.astype(np.uint16), counts, int(counted.inexact[0]), same_theta))
+    return tuple(rows)
+
+
+@pytest.mark.parametrize("plan", list(Plan))
+def test_sketches_make_the_whole_models_pooled_row_of_all_parameters(plan: Plan) -> None:
+    rng = np.random.default_rng(24)
+    everything = stable.rvs(1.7, 0.3, (128, 5000), rng)
+    given = window(("w", 5000, everything[:, :100]))
+    noise = everything[::2] / 2 - everything[1::2] / 2
+    report = analyse(replace(given, sketches=sketched(noise)), AnalysisOptions(plan))
+    reading = row(report, MODEL_GROUP, "pooled")
+    assert reading.alpha == pytest.approx(stable.fit(noise.ravel()).alpha.value, abs=1e-4)
+    assert reading.alpha_low < 1.7 < reading.alpha_high
+    assert reading.scale == pytest.approx(0.3, rel=0.02)
+    assert (reading.reference, reading.draws, reading.coordinates, reading.size) == ("pair", 128, 5000, 5000)
+    assert any("all parameters" in warning for warning in reading.warnings)
+    expected = [*FORMS, "pooled"] if plan is Plan.LIVE else list(FULL_FORMS)
+    assert [reading.form for reading in report.rows if reading.group == MODEL_GROUP] == expected
+    without = analyse(given, AnalysisOptions(plan))
+    others = [reading for reading in report.rows if (reading.group, reading.form) != (MODEL_GROUP, "pooled")]
+    assert repr(others) == repr(
+        [reading for reading in without.rows if (reading.group, reading.form) != (MODEL_GROUP, "pooled")]
+    )
+
+
+def test_pairs_across_parameters_are_taken_only_where_there_are_hardly_others() -> None:
+    rng = np.random.default_rng(25)
+    noise, drifting = rng.standard_normal((30, 500)), 5 + rng.standard_normal((10, 500))
+    given = window(("w", 500, rng.standard_normal((80, 50))))
+    found = analyse(replace(given, sketches=sketched(noise) + sketched(drifting, same_theta=False)))
+    reading = row(found, MODEL_GROUP, "pooled")
+    assert (reading.draws, reading.verdict) == (60, "gaussian")
+    assert not any("neighbours" in warning for warning in reading.warnings)
+    found = analyse(replace(given, sketches=sketched(noise[:9]) + sketched(drifting, same_theta=False)))
+    reading = row(found, MODEL_GROUP, "pooled")
+    assert reading.draws == 38
+    assert any("neighbours" in warning for warning in reading.warnings)
+    found = analyse(replace(given, sketches=sketched(noise[:9])))
+    assert row(found, MODEL_GROUP, "pooled").status == "too_few_draws"

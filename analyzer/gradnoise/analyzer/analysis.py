@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradnoise.analyzer._contrasts import NoReferenceError, chosen, noise_of
+from gradnoise.analyzer._rows import blank, filled, with_draw_scale
+from gradnoise.analyzer._sketched import sketched_row
 from gradnoise.analyzer.report import (
     AnalysisOptions,
     Contrast,
@@ -56,9 +59,6 @@ __all__ = [
 ]
 
 _PER_PARAMETER, _ACROSS_PARAMETER, _STANDARDIZED = FORMS
-_NO_SCALE = (_STANDARDIZED, "vector")
-"""Forms whose scale is not that of a coordinate: values over their column's scale, norms of whole rows."""
-_NO_ESTIMATE = Estimate(math.nan, math.nan, math.nan, math.nan, 0, "none")
 
 _Part = tuple["GroupDraws", forms.FormResult, TailRow]
 
@@ -68,23 +68,30 @@ def analyse(window: Window, options: AnalysisOptions | None = None) -> WindowRep
 
     Args:
         window: the draws.
-        options: plan and contrast; by default the live plan on pairs.
+        options: plan and contrast; by default the live plan, against the exact gradient if there is one, else on pairs.
 
     Returns:
         One row per group and form, then one per form for the whole model (groups weighted by their number of
-        parameters). What the data cannot carry is a row with a status and a reason; nothing is left out. The full plan
+        parameters). Where the window holds sketches of all parameters, they make the whole model's ``pooled`` row, in
+        every plan. What the data cannot carry is a row with a status and a reason; nothing is left out. The full plan
         simulates, from a seed made of the window and the group: the same window gives the same rows.
     """
     options = options or AnalysisOptions()
+    kind, notes = chosen(window, options.contrast)
+    window = replace(window, notes=(*window.notes, *notes))
+    options = replace(options, contrast=kind)
     bad = _non_finite_draws(window)
     rows: list[TailRow] = []
+    refused: list[Status | RowStatus] = []
     by_form: dict[str, list[_Part]] = {form: [] for form in forms_of(options.plan)}
     for group in window.groups:
         for form, (result, row) in _analyse_group(window, group, bad, options).items():
             rows.append(row)
-            if result is not None:
+            if result is None:
+                refused.append(row.status)
+            else:
                 by_form[form].append((group, result, row))
-    rows += _whole_model(window, by_form, len(bad), options)
+    rows += _whole_model(window, by_form, refused, len(bad), options)
     closed = window.closed
     return WindowReport(closed.run, closed.producer, closed.window, options.plan, tuple(rows))
 
@@ -101,7 +108,7 @@ def _analyse_group(
     window: Window, group: GroupDraws, bad: frozenset[int], options: AnalysisOptions
 ) -> dict[str, tuple[forms.FormResult | None, TailRow]]:
     keep = ~np.isin(group.draw, list(bad))
-    base = _blank(
+    base = blank(
         window,
         group.name,
         group.size,
@@ -111,7 +118,10 @@ def _analyse_group(
         reference=options.contrast.value,
     )
     try:
-        contrast = _contrast(options.contrast, group.values[keep], group.theta[keep])
+        contrast = noise_of(window, group, keep, options.contrast)
+    except NoReferenceError as error:
+        row = replace(base, status=RowStatus.NO_REFERENCE, reason=str(error))
+        return {form: (None, replace(row, form=form)) for form in forms_of(options.plan)}
     except StatsError as error:
         row = replace(base, status=Status.TOO_FEW_DRAWS, reason=f"of {len(group.draw)} recorded draws: {error}")
         return {form: (None, replace(row, form=form)) for form in forms_of(options.plan)}
@@ -122,7 +132,7 @@ def _analyse_group(
     found = _read(contrast, options.plan, np.random.default_rng(seed))
     out: dict[str, tuple[forms.FormResult | None, TailRow]] = {}
     for form, result in found.forms.items():
-        row = _with_draw_scale(_row(replace(base, form=form), result), contrast)
+        row = with_draw_scale(filled(replace(base, form=form), result), contrast.scale_factor)
         if form == _PER_PARAMETER:
             row = replace(row, warnings=row.warnings + found.notes)
             row = _drifting(row, contrast) if drifting > 0 else row
@@ -183,73 +193,6 @@ def _with_parts(row: TailRow, parts: decomposition.Decomposition) -> TailRow:
     )
 
 
-def _contrast(kind: Contrast, draws: NDArray[np.float32], theta: NDArray[np.int64]) -> contrasts.Contrast:
-    match kind:
-        case Contrast.PAIR:
-            return contrasts.pair(draws, theta)
-        case Contrast.MEAN:
-            return contrasts.mean(draws)
-        case Contrast.DIFFERENCE:
-            return contrasts.difference(draws)
-        case Contrast.EMA:
-            return contrasts.ema(draws)
-
-
-def _row(base: TailRow, result: forms.FormResult) -> TailRow:
-    sums = {reading.m: reading for reading in result.sums}
-    of4, of16 = (sums[m].alpha or _NO_ESTIMATE for m in (4, 16))
-    notes = [f"sums of {reading.m}: {reading.reason}" for reading in result.sums if reading.reason]
-    row = replace(
-        base,
-        coordinates=result.columns_used,
-        alpha=result.alpha.value,
-        alpha_se=result.alpha.se,
-        alpha_low=result.alpha.low,
-        alpha_high=result.alpha.high,
-        null_alpha=result.null_alpha,
-        scale=result.scale.value,
-        scale_se=result.scale.se,
-        rejected_share=result.rejected_share,
-        tested=result.tested,
-        gaussian_rejected=result.gaussian_rejected,
-        verdict=result.verdict,
-        status=result.status,
-        reason=result.reason,
-        zeros=result.zeros,
-        alpha_sum4=of4.value,
-        alpha_sum4_low=of4.low,
-        alpha_sum4_high=of4.high,
-        null_alpha_sum4=sums[4].null_alpha,
-        alpha_sum16=of16.value,
-        alpha_sum16_low=of16.low,
-        alpha_sum16_high=of16.high,
-        null_alpha_sum16=sums[16].null_alpha,
-        sums=sums[16].trend.value,
-        warnings=(*base.warnings, *result.warnings, *notes),
-    )
-    over = result.over_columns
-    if over is None:
-        return row
-    return replace(
-        row,
-        stable_rejected_share=over.stable_rejected_share,
-        alpha_spread=over.spread.value,
-        alpha_spread_low=over.spread.low,
-        alpha_spread_high=over.spread.high,
-        alpha_quantiles=over.quantiles,
-    )
-
-
-def _with_draw_scale(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
-    """Turn the scale of the noise rows into that of one draw."""
-    if row.form in _NO_SCALE:
-        return replace(row, scale=math.nan, scale_se=math.nan)
-    if not math.isfinite(row.alpha):
-        return row
-    factor = contrast.scale_factor(row.alpha)
-    return replace(row, scale=factor * row.scale, scale_se=factor * row.scale_se)
-
-
 def _drifting(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
     """Set the row-scaled reading beside that of a window whose scale drifts, and let neither verdict rest on drift."""
     result = forms.row_scaled(contrast)
@@ -274,41 +217,42 @@ def _drifting(row: TailRow, contrast: contrasts.Contrast) -> TailRow:
 
 
 def _whole_model(
-    window: Window, by_form: Mapping[str, Sequence[_Part]], non_finite: int, options: AnalysisOptions
+    window: Window,
+    by_form: Mapping[str, Sequence[_Part]],
+    refused: Sequence[Status | RowStatus],
+    non_finite: int,
+    options: AnalysisOptions,
 ) -> list[TailRow]:
-    found = {form: _model_row(window, form, parts, non_finite, options) for form, parts in by_form.items()}
+    found = {form: _model_row(window, form, parts, refused, non_finite, options) for form, parts in by_form.items()}
     rows = {form: row for form, (_, row) in found.items()}
     per, across, standard = (found[form][0] for form in FORMS)
     if per is not None and across is not None and standard is not None:
         for form, result in _together(forms.read_together(per, across, standard)).items():
             if rows[form].status != Status.NOT_STATIONARY:
                 rows[form] = replace(rows[form], verdict=result.verdict)
+    sketched = sketched_row(window, _model_blank(window, non_finite, options))
+    if sketched is not None:
+        rows["pooled"] = sketched
     return list(rows.values())
 
 
 def _model_row(
-    window: Window, form: str, parts: Sequence[_Part], non_finite: int, options: AnalysisOptions
+    window: Window,
+    form: str,
+    parts: Sequence[_Part],
+    refused: Sequence[Status | RowStatus],
+    non_finite: int,
+    options: AnalysisOptions,
 ) -> tuple[forms.FormResult | None, TailRow]:
-    size = sum(group.size for group in window.groups)
-    base = replace(
-        _blank(
-            window,
-            MODEL_GROUP,
-            size,
-            non_finite=non_finite,
-            draws=max((len(group.draw) for group in window.groups), default=0),
-            coordinates=0,
-            reference=options.contrast.value,
-        ),
-        form=form,
-    )
+    base = replace(_model_blank(window, non_finite, options), form=form)
+    size = base.size
     usable = [(group, result, row) for group, result, row in parts if math.isfinite(result.alpha.value)]
     if not usable:
-        statuses = [row.status for _, _, row in parts] or [Status.TOO_FEW_DRAWS]
+        statuses = [row.status for _, _, row in parts] or [*refused] or [Status.TOO_FEW_DRAWS]
         reason = "no group of the model has a value: see the groups' rows"
         return None, replace(base, status=max(statuses, key=statuses.count), reason=reason)
     result = forms.combine([result for _, result, _ in usable], [group.size for group, _, _ in usable])
-    row = _row(base, result)
+    row = filled(base, result)
     factor = math.prod(
         (part.scale / reading.scale.value) ** (group.size / sum(used.size for used, _, _ in usable))
         for group, reading, part in usable
@@ -334,45 +278,16 @@ def _model_row(
     return result, row
 
 
-def _blank(
-    window: Window,
-    group: str,
-    size: int,
-    *,
-    non_finite: int,
-    draws: int,
-    coordinates: int,
-    reference: str,
-) -> TailRow:
-    """Return a row without a value, to be filled in."""
-    closed = window.closed
-    lost = max(0, closed.recorded - draws) if window.missing > 0 else 0
-    gap = f"{window.missing} rows of this window were recorded and are missing from the store"
-    unknown = {field.name: math.nan for field in fields(TailRow) if field.type == "float"}
-    known: dict[str, Any] = {
-        "window": closed.window,
-        "kind": closed.kind,
-        "first_step": closed.first_step,
-        "last_step": closed.last_step,
-        "thetas": closed.last_theta - closed.first_theta + 1,
-        "group": group,
-        "size": size,
-        "form": "",
-        "reference": reference,
-        "draws": draws,
-        "coordinates": coordinates,
-        "tested": 0,
-        "gaussian_rejected": False,
-        "alpha_quantiles": (),
-        "verdict": Verdict.UNDECIDED,
-        "status": Status.OK,
-        "reason": "",
-        "sums": forms.Trend.UNCLEAR.value,
-        "non_finite": non_finite,
-        "dropped": closed.dropped + lost,
-        "warnings": window.notes if window.missing <= 0 else (*window.notes, gap),
-    }
-    return TailRow(**{**unknown, **known, "zeros": 0.0})
+def _model_blank(window: Window, non_finite: int, options: AnalysisOptions) -> TailRow:
+    return blank(
+        window,
+        MODEL_GROUP,
+        sum(group.size for group in window.groups),
+        non_finite=non_finite,
+        draws=max((len(group.draw) for group in window.groups), default=0),
+        coordinates=0,
+        reference=options.contrast.value,
+    )
 
 
 def fit_vector(values: NDArray[np.float64], *, location: bool) -> FitReport:

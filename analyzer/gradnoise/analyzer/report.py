@@ -24,7 +24,12 @@ __all__ = [
 class Contrast(StrEnum):
     """How noise is formed from draws: the reference it is measured against."""
 
+    AUTO = "auto"
+    """The best that is there: ``FULL`` where the window holds the exact gradient, else ``PAIR``."""
+    FULL = "full"
+    """The exact gradient, of a pass over the data at the same parameters."""
     PAIR = "pair"
+    """Half-differences of pairs of draws."""
     MEAN = "mean"
     DIFFERENCE = "difference"
     EMA = "ema"
@@ -35,6 +40,8 @@ class RowStatus(StrEnum):
 
     FAILED = "failed"
     """The analysis of the window raised an error, which the reason names."""
+    NO_REFERENCE = "no_reference"
+    """The exact gradient was asked for as reference, and the window holds none that fits."""
 
 
 class Plan(StrEnum):
@@ -49,10 +56,10 @@ class Plan(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AnalysisOptions:
-    """What :func:`analyse` is asked for."""
+    """What :func:`analyse` is asked for. Which reference was used stands in every row."""
 
     plan: Plan = Plan.LIVE
-    contrast: Contrast = Contrast.PAIR
+    contrast: Contrast = Contrast.AUTO
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-_CONTRASTS = ("pair", "mean", "difference", "ema")
+_CONTRASTS = ("auto", "full", "pair", "mean", "difference", "ema")
 _PLANS = ("live", "full")
 
 
@@ -35,9 +35,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
     parser.add_argument(
         "--contrast",
         choices=_CONTRASTS,
-        default="pair",
-        help="what noise is measured against: half-differences of pairs of draws, the mean of the draws, "
-        "successive differences, or an exponential average of the draws before (default: %(default)s)",
+        default="auto",
+        help="what noise is measured against: the full gradient of a pass over the data, half-differences of pairs of "
+        "draws, the mean of the draws, successive differences, or an exponential average of the draws before; auto: "
+        "the full gradient where it was recorded, else pairs (default: %(default)s)",
     )
     parser.add_argument(
         "--plan",

@@ -60,7 +60,7 @@ TAIL_SCHEMA = pa.schema(
             pa.utf8(),
             "per_parameter, across_parameter or standardized; by the full plan also pooled, vector or projection",
         ),
-        _field("reference", pa.utf8(), "what the noise is measured against: pair, mean or difference"),
+        _field("reference", pa.utf8(), "what the noise is measured against: pair, full, mean, difference or ema"),
         _field("draws", pa.int64(), "draws (minibatch gradients) recorded in the window"),
         _field("coordinates", pa.int64(), "coordinates of the group that were fitted"),
         _null(

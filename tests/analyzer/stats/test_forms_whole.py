@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradnoise.analyzer.stats import InvalidInput, Status, Verdict, contrasts, forms, stable
+from gradnoise.analyzer.stats import InvalidInput, Status, Verdict, contrasts, forms, sketch, stable
 
 
 def _vector(noise: Any, seed: int = 0) -> forms.FormResult:
@@ -120,3 +120,34 @@ def test_vector_scale_and_generator() -> None:
     assert one.alpha == two.alpha
     assert tiny.alpha.value == pytest.approx(one.alpha.value, rel=1e-9)
     assert tiny.scale.value == pytest.approx(1e-200 * one.scale.value, rel=1e-9)
+
+
+def test_counts_of_rows_read_as_the_rows_themselves() -> None:
+    rng = np.random.default_rng(11)
+    matrix = (stable.rvs(1.6, 1e-6, (64, 500), rng) * np.exp(rng.normal(size=500))).astype(np.float32)
+    matrix[rng.random(matrix.shape) < 0.02] = 0.0
+    rows = [sketch.update(sketch.zero(), row) for row in matrix]
+    whole, counted = forms.pooled(matrix), forms.pooled_sketches(rows, reference="pair")
+    assert counted.alpha.value == pytest.approx(whole.alpha.value, abs=1e-6)
+    assert counted.scale.value == pytest.approx(whole.scale.value, rel=1e-6)
+    assert counted.alpha.low == pytest.approx(whole.alpha.low, abs=0.01)
+    assert counted.alpha.high == pytest.approx(whole.alpha.high, abs=0.01)
+    assert (counted.null_alpha, counted.zeros) == pytest.approx((whole.null_alpha, whole.zeros))
+    assert (counted.gaussian_rejected, counted.verdict) == (whole.gaussian_rejected, whole.verdict)
+    assert (counted.columns, counted.rows_used, counted.reference) == (500, 64, "pair")
+    assert [s.alpha for s in counted.sums] == [None, None]
+    assert all("no sums" in s.reason for s in counted.sums)
+
+
+def test_counts_of_rows_that_carry_no_law() -> None:
+    rng = np.random.default_rng(12)
+    rows = [sketch.update(sketch.zero(), rng.normal(size=50)) for _ in range(20)]
+    assert forms.pooled_sketches(rows[:9]).status is Status.TOO_FEW_DRAWS
+    assert forms.pooled_sketches([]).status is Status.TOO_FEW_VALUES
+    zeros = [sketch.update(sketch.zero(), np.zeros(50))] * 20
+    assert forms.pooled_sketches(zeros).status is Status.ALL_ZERO
+    bad = [sketch.update(row, np.array([np.nan])) if i == 3 else row for i, row in enumerate(rows)]
+    found = forms.pooled_sketches(bad)
+    assert (found.non_finite, found.rows_used) == (1, 19)
+    assert any("1 of 20" in warning for warning in found.warnings)
+    assert found.alpha.value == pytest.approx(forms.pooled_sketches(rows[:3] + rows[4:]).alpha.value)

@@ -12,12 +12,14 @@ from gradnoise.analyzer.stats import _engine, _fit, _null, sketch
 from gradnoise.analyzer.stats._assemble import MIN_SUMS, column_notes, nothing, refuse, result
 from gradnoise.analyzer.stats._estimate import MIN_VALUES, Status
 from gradnoise.analyzer.stats._form_result import SumResult
-from gradnoise.analyzer.stats._jackknife import GROUPS, alpha_estimate
-from gradnoise.analyzer.stats._reading import Core, block_sums, effective_coordinates, prepare
+from gradnoise.analyzer.stats._jackknife import GROUPS, alpha_estimate, groups
+from gradnoise.analyzer.stats._reading import Core, Input, block_sums, effective_coordinates, prepare
 from gradnoise.analyzer.stats._rules import SUMS
 from gradnoise.analyzer.stats._table import ALPHA_MIN
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike
 
     from gradnoise.analyzer.stats._estimate import Floats
@@ -81,11 +83,57 @@ def pooled(noise: Contrast | ArrayLike) -> FormResult:
     )
 
 
+def pooled_sketches(rows: Sequence[sketch.Sketch], *, reference: str = "given") -> FormResult:
+    """``pooled`` of noise rows of which only the counts are there: one sketch a row, as of a whole model's parameters.
+
+    Rows with NaN or infinity are left out and counted. Sums of rows are not in their counts, nor how many independent
+    coordinates they are worth: the sums have a reason, and the interval is the jackknife's alone. Needs a row for each
+    of its ten groups. ``reference``: what the noise was measured against.
+    """
+    finite = [row.non_finite == 0 for row in rows]
+    group = groups(len(rows))
+    parts = [sketch.zero() for _ in range(GROUPS)]
+    for row, fine, g in zip(rows, finite, group.tolist(), strict=True):
+        if fine:
+            parts[g] = sketch.merge(parts[g], row)
+    whole = functools.reduce(sketch.merge, parts)
+    width = max((row.n for row in rows), default=0)
+    lost = len(rows) - sum(finite)
+    # The matrix that was counted, of which nothing is read but its shape.
+    shape = np.broadcast_to(np.float32(0), (sum(finite), width))
+    notes = (f"{lost} of {len(rows)} noise rows hold NaN or infinity and were dropped",) if lost else ()
+    given = Input(shape, group[finite], shape, reference, 1, 1, lost, whole.zeros / max(whole.n, 1), notes)
+    if (refusal := refuse("pooled", given, GROUPS)) is not None:
+        return refusal
+    core = _core_of(parts, whole.n - whole.zeros)
+    if core.failure is not None:
+        return nothing("pooled", given, core.failure, f"the pooled values could not be fitted: {core.failure}")
+    reason = "counts of rows hold no sums of them"
+    return result(
+        "pooled",
+        given,
+        core,
+        core.null_inverse,
+        width,
+        tuple(SumResult(m, None, float("nan"), 0, reason) for m in SUMS),
+        "maximum likelihood on all values in cells of 0.8 %; delete-a-group jackknife over rows",
+        "σ̂ of all values; interval by jackknife over rows",
+        width=whole.n,
+        warnings=("values are pooled over coordinates and draws: a spread of scales over either reads as tail",),
+    )
+
+
 def _core(matrix: Matrix, group: Ints, effective: float) -> Core:
     # In units of the largest value nothing leaves the range of the sketch's cells but what is 1e-38 of it. A power of
     # two keeps bfloat16 numbers what they are.
     unit = math.ldexp(1.0, math.frexp(float(np.abs(matrix).max()))[1] - 1)
     parts = [sketch.update(sketch.zero(), matrix[group == g] / unit) for g in range(GROUPS)]
+    return _core_of(parts, len(matrix) * effective, unit)
+
+
+def _core_of(parts: Sequence[sketch.Sketch], independent: float, unit: float = 1.0) -> Core:
+    """What the values counted in ``parts``, one a jackknife group, say together; they are in units of ``unit`` and
+    worth ``independent`` independent ones."""
     whole = functools.reduce(sketch.merge, parts)
     row = _fitted(whole, MIN_VALUES, None)
     status = _engine.STATUS[int(row[_fit.CODE])]
@@ -107,7 +155,7 @@ def _core(matrix: Matrix, group: Ints, effective: float) -> Core:
         scale=unit * float(np.exp(row[_fit.LOG_SCALE])),
         scale_replicates=unit * np.exp(log_scales),
         null_inverse=float(_null.inverse_alpha(n)),
-        floor=float(_null.inverse_alpha_sd(len(matrix) * effective)),
+        floor=float(_null.inverse_alpha_sd(independent)),
         lowest=float(row[_fit.ALPHA] <= ALPHA_MIN),
         n=np.array([float(n)]),
         p=_null.p_value(ratio, n),

@@ -33,7 +33,7 @@ from gradnoise.analyzer.stats._centring import Centring, centring
 from gradnoise.analyzer.stats._column_forms import per_parameter, projection, row_scaled
 from gradnoise.analyzer.stats._combine import combine
 from gradnoise.analyzer.stats._form_result import QUANTILES, ColumnSummary, FormResult, SumResult, Trend
-from gradnoise.analyzer.stats._pooled import pooled
+from gradnoise.analyzer.stats._pooled import pooled, pooled_sketches
 from gradnoise.analyzer.stats._readings import Readings, read_together
 from gradnoise.analyzer.stats._row_forms import across_parameter, standardized
 from gradnoise.analyzer.stats._rules import FALSE_DISCOVERY_RATE, GAUSSIAN_MARGIN, REJECTED_SHARE, SUMS, verdict
@@ -62,6 +62,7 @@ __all__ = [
     "combine",
     "per_parameter",
     "pooled",
+    "pooled_sketches",
     "projection",
     "read",
     "read_together",
