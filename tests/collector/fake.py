@@ -13,7 +13,7 @@ from gradnoise.v1 import ingest_pb2, ingest_pb2_grpc
 from gradnoise.wire import Table, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from gradnoise.wire import Stamped
 
@@ -136,12 +136,44 @@ class FakeIngest(ingest_pb2_grpc.IngestServicer):
             return self.progress.wait_for(lambda: sum(map(len, self.stored.values())) >= batches, seconds)
 
 
-class FakeServer:
-    """Serves a :class:`FakeIngest` on loopback; stop and start again keeps port and store."""
+class TokenCheck(grpc.ServerInterceptor):
+    """Lets calls in that carry the token, and remembers them; tells the others what they brought."""
 
-    def __init__(self, ingest: FakeIngest) -> None:
+    def __init__(self, token: str) -> None:
+        self.calls: list[str] = []
+        self._wanted = f"Bearer {token}"
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        method = details.method.rpartition("/")[2]
+        brought = dict(details.invocation_metadata).get("authorization")
+        if brought == self._wanted:
+            self.calls.append(method)
+            return continuation(details)
+
+        def refuse(request: Any, context: grpc.ServicerContext) -> Any:
+            code = grpc.StatusCode.UNAUTHENTICATED if brought is None else grpc.StatusCode.PERMISSION_DENIED
+            context.abort(code, f"not with {brought}\n")
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+class FakeServer:
+    """Serves a :class:`FakeIngest` on loopback; stop and start again keeps port and store.
+
+    ``credentials`` are the server's own, for TLS; ``check`` looks at every call.
+    """
+
+    def __init__(
+        self,
+        ingest: FakeIngest,
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        check: TokenCheck | None = None,
+    ) -> None:
         self.ingest = ingest
         self.port = 0
+        self._credentials = credentials
+        self._check = check
         self.start()
 
     @property
@@ -149,12 +181,18 @@ class FakeServer:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self._pool = ThreadPoolExecutor(8)
+        self._pool = ThreadPoolExecutor(32)
         self._server = grpc.server(
-            self._pool, options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
+            self._pool,
+            interceptors=[] if self._check is None else [self._check],
+            options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)],
         )
         ingest_pb2_grpc.add_IngestServicer_to_server(self.ingest, self._server)  # type: ignore[no-untyped-call]
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        if self._credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, self._credentials)
         self._server.start()
 
     def stop(self) -> None:
