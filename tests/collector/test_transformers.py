@@ -315,7 +315,7 @@ def test_deepspeed_is_refused_with_one_warning(tmp_path: Path, caplog: pytest.Lo
     assert mine.handle is None
     (message,) = messages(caplog)
     assert "DeepSpeed" in message
-    assert "with DDP or FSDP" in message
+    assert "with DDP or FSDP2" in message
 
 
 def test_a_disabled_collector_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

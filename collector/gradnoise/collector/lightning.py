@@ -14,7 +14,6 @@ from gradnoise.collector._attach import attach
 from gradnoise.collector._batch import batch_size_of
 from gradnoise.collector._config import Sampling
 from gradnoise.collector._sink import warn
-from gradnoise.collector._together import attach_together
 
 if TYPE_CHECKING:
     import os
@@ -52,8 +51,7 @@ class GradNoise(_Callbacks):  # type: ignore[misc]
     ``GRADNOISE_RESUME`` is set and the run has the same name.
 
     Args:
-        endpoint, run, dump, sampling, probe: as for :func:`gradnoise.collector.attach`. Without ``run`` all
-            ranks take the name that rank 0 makes up.
+        endpoint, run, dump, sampling, probe: as for :func:`gradnoise.collector.attach`.
 
     Attributes:
         handle: what ``attach`` returned for the last training; None before the first.
@@ -68,9 +66,9 @@ class GradNoise(_Callbacks):  # type: ignore[misc]
         probe: Probe | None = None,
     ) -> None:
         self.handle: Handle | None = None
-        self._run = run
         self._options: dict[str, Any] = {
             "endpoint": endpoint,
+            "run": run,
             "dump": dump,
             "sampling": sampling,
             "probe": probe,
@@ -90,21 +88,14 @@ class GradNoise(_Callbacks):  # type: ignore[misc]
         if "deepspeed" in type(trainer.strategy).__name__.lower():
             warn(
                 "gradnoise records nothing: DeepSpeed keeps gradients scaled and sharded inside its engine. Train a "
-                "while with strategy='ddp' or 'fsdp' to measure"
+                "while with strategy='ddp' or ModelParallelStrategy() to measure"
             )
             return
-        self.handle = attach_together(
-            lambda run: attach(
-                pl_module,
-                list(trainer.optimizers),
-                run=run,
-                scaler=getattr(trainer.precision_plugin, "scaler", None),
-                **self._options,
-            ),
-            run=self._run,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            broadcast=trainer.strategy.broadcast,
+        self.handle = attach(
+            pl_module,
+            list(trainer.optimizers),
+            scaler=getattr(trainer.precision_plugin, "scaler", None),
+            **self._options,
         )
 
     def on_train_batch_start(self, trainer: Any, pl_module: torch.nn.Module, batch: Any, batch_idx: int) -> None:

@@ -15,7 +15,6 @@ import transformers
 from gradnoise.collector._attach import attach
 from gradnoise.collector._config import Sampling
 from gradnoise.collector._sink import warn
-from gradnoise.collector._together import attach_together
 
 if TYPE_CHECKING:
     import os
@@ -40,8 +39,7 @@ class GradNoiseCallback(transformers.TrainerCallback):
 
     Args:
         trainer: the trainer that this is a callback of.
-        endpoint, run, dump, sampling, probe: as for :func:`gradnoise.collector.attach`. Without ``run`` all
-            ranks take the name that rank 0 makes up.
+        endpoint, run, dump, sampling, probe: as for :func:`gradnoise.collector.attach`.
 
     Attributes:
         handle: what ``attach`` returned for the last training; None before the first.
@@ -59,9 +57,9 @@ class GradNoiseCallback(transformers.TrainerCallback):
     ) -> None:
         self.handle: Handle | None = None
         self._trainer: weakref.ref[Any] = (lambda: None) if trainer is None else weakref.ref(trainer)  # type: ignore[assignment]
-        self._run = run
         self._options: dict[str, Any] = {
             "endpoint": endpoint,
+            "run": run,
             "dump": dump,
             "sampling": sampling,
             "probe": probe,
@@ -77,16 +75,10 @@ class GradNoiseCallback(transformers.TrainerCallback):
         if args.deepspeed is not None or "deepspeed" in type(optimizer).__name__.lower():
             warn(
                 "gradnoise records nothing: DeepSpeed keeps gradients scaled and sharded inside its engine. Train a "
-                "while without it, with DDP or FSDP, to measure"
+                "while without it, with DDP or FSDP2, to measure"
             )
             return
-        self.handle = attach_together(
-            lambda run: attach(model, optimizer, run=run, scaler=getattr(optimizer, "scaler", None), **self._options),
-            run=self._run,
-            rank=args.process_index,
-            world_size=args.world_size,
-            broadcast=_broadcast,
-        )
+        self.handle = attach(model, optimizer, scaler=getattr(optimizer, "scaler", None), **self._options)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note the trainer's sum of losses."""
@@ -150,11 +142,3 @@ def _batch_size(args: Any, state: Any, loader: Any) -> int | None:
         return None
     last = steps > 0 and (state.global_step + 1) % steps == 0
     return None if last and not whole else size
-
-
-def _broadcast(run: str | None) -> str | None:
-    from accelerate.utils import broadcast_object_list
-
-    box = [run]
-    broadcast_object_list(box)
-    return box[0]
