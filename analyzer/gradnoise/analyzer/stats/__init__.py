@@ -1,12 +1,13 @@
 """Statistics of gradient noise: symmetric α-stable against Gaussian. Pure functions of arrays; no I/O.
 
 ``stable`` and ``gaussian`` are the laws and their maximum-likelihood fits, ``sketch`` the fit of more values than fit
-into memory, ``estimators`` other estimators of α, ``tail_index`` those of a Pareto tail. ``compare`` tests the Gaussian
-and holds finite-variance ``rivals`` against the stable law, ``goodness`` asks whether a law fits at all,
-``aggregation`` what becomes of α in sums, ``normality`` are the classical tests. ``contrasts`` turns draws of the
-gradient into noise, ``forms`` reads a noise matrix in the forms of the literature, ``decomposition`` says how much of
-the tail across parameters is a spread of scales, ``drift`` and ``dependence`` look at the order of the draws, ``adam``
-is the noise of ADAM's momentum. Results are frozen dataclasses built from ``Estimate``.
+into memory, ``estimators`` other estimators of α, ``block_sums`` the published one of more values than fit into memory,
+``tail_index`` those of a Pareto tail. ``compare`` tests the Gaussian and holds finite-variance ``rivals`` against the
+stable law, ``goodness`` asks whether a law fits at all, ``aggregation`` what becomes of α in sums, ``normality`` are the
+classical tests. ``contrasts`` turns draws of the gradient into noise, ``forms`` reads a noise matrix in the forms of the
+literature, ``decomposition`` says how much of the tail across parameters is a spread of scales, ``drift`` and
+``dependence`` look at the order of the draws, ``adam`` is the noise of ADAM's momentum. Results are frozen dataclasses
+built from ``Estimate``.
 
 Modules are loaded when they are first used: scipy and numba take their time.
 """
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from gradnoise.analyzer.stats import (
         adam,
         aggregation,
+        block_sums,
         compare,
         contrasts,
         decomposition,
@@ -64,6 +66,7 @@ __all__ = [
     "Verdict",
     "adam",
     "aggregation",
+    "block_sums",
     "compare",
     "contrasts",
     "decomposition",

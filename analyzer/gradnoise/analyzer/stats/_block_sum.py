@@ -31,7 +31,7 @@ from gradnoise.analyzer.stats._estimate import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-_EPS = float(np.spacing(1.0))  # the published code's guard inside the logarithm, 2.2e-16
+EPS = float(np.spacing(1.0))  # the published code's guard inside the logarithm, 2.2e-16
 _SMALL_BLOCK = 0.25
 _LEAST_BLOCKS = 5
 _REFERENCE = "Mohammadi, Mohammadpour & Ogata 2015, cor. 2.4"
@@ -78,23 +78,33 @@ def mmo(x: ArrayLike) -> AlphaEstimate:
     zeros = float(np.mean(values == 0))
     if zeros == 1.0:
         raise AllZero(f"x: all {n} values are exactly 0; there is no noise to estimate from")
-    m = max(i for i in range(1, math.isqrt(n) + 1) if n % i == 0)
+    m = block_length(n)
+    blocks = values.reshape(n // m, m)
+    log_sum = np.log(np.abs(blocks.sum(axis=1)) + EPS)
+    log_value = np.log(np.abs(blocks) + EPS)
+    se = float((log_sum - log_value.mean(axis=1)).std(ddof=1)) / math.sqrt(n // m)
+    return published(n, m, zeros, float(log_sum.mean() - log_value.mean()), se)
+
+
+def block_length(n: int) -> int:
+    """The largest divisor of ``n`` not above √n: the published code's block."""
+    return next(m for m in range(math.isqrt(n), 0, -1) if n % m == 0)
+
+
+def published(n: int, m: int, zeros: float, difference: float, se: float) -> AlphaEstimate:
+    """``mmo`` of ``n`` values in blocks of ``m`` from mean ln|Y| − mean ln|X| and its standard error."""
     method = f"block sums of {m} values, published code"
     warnings: tuple[str, ...] = ()
     if zeros > 0:
-        warnings += (f"{zeros:.1%} of the values are exactly 0 and enter as ln {_EPS:.2g}: the estimate is too low",)
+        warnings += (f"{zeros:.1%} of the values are exactly 0 and enter as ln {EPS:.2g}: the estimate is too low",)
     if m == 1:
         warnings += (f"N = {n} is prime: the block length is 1 and the estimator divides by ln 1; drop a few values",)
         nan = math.nan
         return AlphaEstimate(nan, nan, nan, nan, n, method, _REFERENCE, warnings, scale=None, zeros=zeros)
     if m < _SMALL_BLOCK * math.sqrt(n):
         warnings += (f"N = {n} has no divisor between {m} and its square root: blocks are short, drop a few values",)
-    blocks = values.reshape(n // m, m)
-    log_sum = np.log(np.abs(blocks.sum(axis=1)) + _EPS)
-    log_value = np.log(np.abs(blocks) + _EPS)
-    inverse = float(log_sum.mean() - log_value.mean()) / math.log(m)
-    se = float((log_sum - log_value.mean(axis=1)).std(ddof=1)) / math.sqrt(n // m) / math.log(m)
-    return _from_inverse(inverse, se, Z95, n, method, zeros, warnings)
+    log_m = math.log(m)
+    return _from_inverse(difference / log_m, se / log_m, Z95, n, method, zeros, warnings)
 
 
 def block_sum(x: ArrayLike, m: int | None = None, *, rng: np.random.Generator) -> AlphaEstimate:
