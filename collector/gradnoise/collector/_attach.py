@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import secrets
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+import weakref
 from typing import TYPE_CHECKING, Any
 
-from gradnoise.collector._config import Sampling, default_dump, default_endpoint, disabled
-from gradnoise.collector._distributed import agreed_run, origin_of
+from gradnoise.collector._config import Limits, Sampling, disabled
+from gradnoise.collector._distributed import origin_of
 from gradnoise.collector._errors import CollectorError
-from gradnoise.collector._groups import groups_of
+from gradnoise.collector._groups import groups_of, unwrapped
 from gradnoise.collector._handle import Handle
-from gradnoise.collector._join import check_join, note_job
-from gradnoise.collector._launch import Shipping, check_endpoint
-from gradnoise.collector._sink import Sink, State, inform, warn
-from gradnoise.wire import Dump, NotADumpError, RunInfo, WireError, check_run_id
+from gradnoise.collector._opening import Place, plan_of
+from gradnoise.collector._sink import State, inform
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
     import torch
 
     from gradnoise.collector._config import Probe
-    from gradnoise.wire import Group
 
 __all__ = ["attach"]
+
+_WRAPPERS = 8  # around an optimiser
+
+_PATIENCE = 1.0  # seconds to wait for what a former handle has not shipped
+
+# The handle on each model that is attached to, for as long as the model lives.
+_attached: weakref.WeakKeyDictionary[torch.nn.Module, Handle] = weakref.WeakKeyDictionary()
 
 
 def attach(
@@ -42,6 +41,7 @@ def attach(
     probe: Probe | None = None,
     scaler: torch.amp.GradScaler | None = None,
     batch_size: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Handle:
     """Record the gradient noise of ``model`` while it trains, into a dump and, with an endpoint, to an analyzer.
 
@@ -58,6 +58,7 @@ def attach(
         probe: extra minibatches at frozen parameters.
         scaler: the loss scaler, by whose scale gradients are divided.
         batch_size: examples in a minibatch, of the loop and of the probe; unknown stays null.
+        limits: of memory and disk.
 
     Returns:
         A handle. If the dump cannot be written, or ``GRADNOISE_DISABLED`` is set, it is inert: training goes on.
@@ -68,41 +69,28 @@ def attach(
         WireError: the directory holds something else; the run id is not usable.
     """
     if disabled():
-        return Handle(state=State.DISABLED)
+        return Handle(State.DISABLED)
     groups = groups_of(model, sampling)
     optimizers = _optimizers(model, optimizer)
-    _check(sampling, probe, scaler, batch_size)
-    if run is not None:
-        check_run_id(run)
-    endpoint = endpoint or default_endpoint()
-    if endpoint is not None:
-        check_endpoint(endpoint)
+    _check(sampling, probe, scaler, batch_size, limits)
     origin = origin_of(model)
-    name = run or agreed_run(origin.job, _readable_run(model))
-    path = (Path(dump) if dump is not None else default_dump(name)).absolute()
-    there = _info_at(path)
-    if there is not None:
-        name = run or there.run
-    info = _info(name, model, groups, sampling, probe)
-    if there is not None:
-        check_join(path, there, info, origin.job)
+    place = Place.choose(type(model).__name__, run, dump, endpoint, origin.job)
+    plan = plan_of(sampling, probe)
     try:
-        sink = _sink(path, info, adopt=run is None)
+        opened = place.open(type(model).__name__, groups, plan, limits, job=origin.job)
     except OSError as error:
-        reason = f"the dump {path} cannot be written ({error.strerror or error})"
-        warn("gradnoise turned itself off: %s. Training goes on", reason)
-        return Handle(state=State.OFF, error=reason)
-    note_job(path, origin.job)
-    if there is not None:
-        warn("gradnoise: %s holds run %s already; this process joins it as another producer", path, name)
+        handle = Handle(State.OFF)
+        handle._turn_off(place.unwritable(error))
+        return handle
+    _detach(model)
     from gradnoise.collector._taps import Taps
 
     try:
         taps = Taps(
             model,
             optimizers,
-            sink=sink,
-            info=info,
+            sink=opened.sink,
+            info=opened.sink.info,
             origin=origin,
             sampling=sampling,
             probe=probe,
@@ -110,14 +98,18 @@ def attach(
             batch_size=batch_size,
         )
     except Exception:
-        sink.close(1.0)
+        opened.sink.close(1.0)
         raise
-    shipping = None
-    if endpoint is not None:
-        shipping = Shipping.start(path, sink.producer, endpoint)
-        sink.watch(shipping.look)
-    inform("recording run %s into %s", info.run, path)
-    return Handle(state=State.RECORDING, run=info.run, path=path, sink=sink, taps=taps, shipping=shipping)
+    handle = _attached[unwrapped(model)] = Handle.of(opened, taps)
+    return handle
+
+
+def _detach(model: torch.nn.Module) -> None:
+    """Close the handle of an earlier attach to the same model: a cell that is run again replaces its hooks."""
+    former = _attached.pop(unwrapped(model), None)
+    if former is not None and former.stats().state is State.RECORDING:
+        inform("the model was attached to already: run %s is closed", former.run)
+        former.close(_PATIENCE)
 
 
 def _optimizers(model: torch.nn.Module, given: Any) -> tuple[torch.optim.Optimizer, ...]:
@@ -136,8 +128,10 @@ def _optimizers(model: torch.nn.Module, given: Any) -> tuple[torch.optim.Optimiz
     found: list[torch.optim.Optimizer] = []
     for each in given if isinstance(given, list | tuple) else (given,):
         inner = each
-        while isinstance(getattr(inner, "optimizer", None), Optimizer):
-            inner = inner.optimizer
+        for _ in range(_WRAPPERS):
+            within = getattr(inner, "optimizer", None)
+            if isinstance(within, Optimizer) or hasattr(within, "optimizer"):
+                inner = within
         if not isinstance(inner, Optimizer):
             raise CollectorError(
                 f"attach(optimizer={type(each).__name__}): expected a torch.optim.Optimizer, several in a list, or a "
@@ -153,63 +147,16 @@ def _optimizers(model: torch.nn.Module, given: Any) -> tuple[torch.optim.Optimiz
     return tuple(found)
 
 
-def _check(sampling: Sampling, probe: Any, scaler: Any, batch_size: Any) -> None:
+def _check(sampling: Sampling, probe: Any, scaler: Any, batch_size: Any, limits: Any) -> None:
     from gradnoise.collector._config import Probe
 
     if probe is not None and not isinstance(probe, Probe):
         raise CollectorError(f"attach(probe={probe!r}): expected a Probe(closure, ...)")
+    if not isinstance(limits, Limits):
+        raise CollectorError(f"attach(limits={limits!r}): expected Limits(...)")
     if probe is None and sampling.burst == 0:
         raise CollectorError("Sampling(burst=0) without a probe records nothing: give a probe, or a burst")
     if scaler is not None and not hasattr(scaler, "_get_scale_async"):
         raise CollectorError(f"attach(scaler={type(scaler).__name__}): expected a torch.amp.GradScaler")
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise CollectorError(f"attach(batch_size={batch_size!r}): expected a positive whole number, or None")
-
-
-def _sink(path: Path, info: RunInfo, *, adopt: bool) -> Sink:
-    """Open the dump; a process that gave no run name joins the run of one that was faster."""
-    from dataclasses import replace
-
-    try:
-        return Sink(path, info)
-    except WireError:
-        there = _info_at(path) if adopt else None
-        if there is None or there.run == info.run:
-            raise
-        return Sink(path, replace(info, run=there.run))
-
-
-def _info_at(path: Path) -> RunInfo | None:
-    try:
-        return Dump(path).info
-    except NotADumpError:
-        return None
-
-
-def _readable_run(model: object) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", type(model).__name__)[:40]
-    return f"{datetime.now():%Y%m%d-%H%M%S}-{name}-{secrets.token_hex(2)}"
-
-
-def _info(run: str, model: object, groups: tuple[Group, ...], sampling: Sampling, probe: Probe | None) -> RunInfo:
-    versions = {"python": platform.python_version()}
-    for package in ("gradnoise", "torch", "numpy", "pyarrow"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return RunInfo(
-        run=run,
-        model=type(model).__name__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        groups=groups,
-        plan={
-            "coordinates": sampling.coordinates,
-            "burst": sampling.burst,
-            "every": sampling.every,
-            "seed": sampling.seed,
-            "probe_draws": None if probe is None else probe.draws,
-            "probe_every": None if probe is None else probe.every,
-        },
-        versions=versions,
-    )

@@ -171,6 +171,11 @@ class Sink:
         return self._state is State.RECORDING and not self._closing and self.here
 
     @property
+    def info(self) -> RunInfo:
+        """The run."""
+        return self._writer.info
+
+    @property
     def state(self) -> State:
         """Where the sink stands."""
         return self._state
@@ -205,6 +210,13 @@ class Sink:
         if self.recording and item.nbytes > self._limit:
             self.warn_once("memory", _TOO_LARGE, item.nbytes / 2**20, self._limits.memory / 2**20)
         return False
+
+    def lose(self, draws: int, rows: int) -> None:
+        """Count draws that were taken and could not be offered."""
+        self._offered_draws += draws
+        self._offered_rows += rows
+        self._refused_draws += draws
+        self._refused_rows += rows
 
     def reference(self, item: ReferenceAt) -> bool:
         """Offer the reference of a window."""

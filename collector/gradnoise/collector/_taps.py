@@ -20,6 +20,7 @@ from gradnoise.collector._burst import Burst
 from gradnoise.collector._clip import ClipMeter
 from gradnoise.collector._copy import is_captured
 from gradnoise.collector._distributed import averages_gradients, processes_averaged
+from gradnoise.collector._dynamo import uncompiled
 from gradnoise.collector._gather import Gatherer, UnsupportedGradientError
 from gradnoise.collector._groups import held
 from gradnoise.collector._hooks import LeafHooks
@@ -95,8 +96,10 @@ class Taps:
         self._scale = LossScale(scaler, sink)
         self._averaged = averages_gradients(model)
         self._processes = processes_averaged(model)
-        self._clip = ClipMeter(self._gatherer)
-        self._check = SelfCheck(self._gatherer, self._names, sink)
+        # What lies in .grad is laid out in another way than what arrives there, and each gatherer knows one layout.
+        held_gradients = Gatherer(info.groups)
+        self._clip = ClipMeter(held_gradients)
+        self._check = SelfCheck(held_gradients, self._names, sink)
         if self._averaged:
             self._check.stop()
         self._sketcher = Sketcher() if sampling.sketch else None
@@ -112,6 +115,7 @@ class Taps:
         self._paused = False
         self._stopped = False
         self._parameters: dict[int, torch.nn.Parameter] = {}
+        self._frozen: list[torch.nn.Parameter] = []  # those that a burst goes on without
         self._passes: dict[int, BackwardPass] = {}  # by graph task
         self._opening = threading.Lock()
         self._window: Burst | None = None
@@ -119,8 +123,9 @@ class Taps:
         self._kept: Callable[[], bool] | None = None
         self._at = AtTheta()
         self._steps = Steps(sink, batch_size)
-        after = self._on_update if optimizers else self._on_any_update
-        self._updates = OptimizerHooks(self._model, optimizers, self._before_update, after)
+        after = uncompiled(self._on_update if optimizers else self._on_any_update)
+        self._updates = OptimizerHooks(self._model, optimizers, uncompiled(self._before_update), after)
+        self._end_of_pass = uncompiled(self._on_backward_end)
         self._begin()
 
     @property
@@ -256,7 +261,10 @@ class Taps:
             self._disarm()
             return
         self.forwards = 0
-        if self._window is None:
+        if self._window is not None:
+            if any(parameter.requires_grad for parameter in self._frozen):
+                self._listen()
+        else:
             burst = Burst(self._theta, self._theta, self._sampling.burst - phase)
             if self._sink.room():
                 self._arm(burst)
@@ -267,30 +275,34 @@ class Taps:
 
     def _arm(self, burst: Burst) -> None:
         self._window = burst
-        # By name again at each burst, because parameters may have been replaced.
-        model = self._model()
-        self._parameters = {} if model is None else self._hooks.arm(model)
-        self._updates.arm()
-        self._clip.arm(self._parameters)
         self._scale.forget()
         self._kept = None
-        if model is not None:
-            self._look_for_strangers(model)
+        self._updates.arm()
+        self._listen()
+
+    def _listen(self) -> None:
+        """Put hooks on the parameters that are trained now; by name, because they may have been replaced."""
+        model = self._model()
+        if model is None:
+            return
+        self._parameters = self._hooks.arm(model)
+        self._clip.arm(self._parameters)
+        present = [(name, shape, parameter) for name, shape, parameter in held(model) if 0 not in shape]
+        self._frozen = [p for name, shape, p in present if not p.requires_grad and self._groups.get(name) == shape]
+        self._name_strangers(
+            [name for name, shape, p in present if p.requires_grad and self._groups.get(name) != shape]
+        )
 
     def _disarm(self) -> None:
         if self._hooks.armed:
             self._hooks.rest()
             self._updates.disarm()
             self._parameters = {}
+            self._frozen = []
             self._clip.arm({})
 
-    def _look_for_strangers(self, model: torch.nn.Module) -> None:
+    def _name_strangers(self, strangers: Sequence[str]) -> None:
         """Say which parameters cannot be recorded because they came, or changed their shape, after attach."""
-        strangers = [
-            name
-            for name, shape, parameter in held(model)
-            if parameter.requires_grad and 0 not in shape and self._groups.get(name) != shape
-        ]
         if strangers and self._sink.warn_once(
             "strangers",
             "gradnoise does not record %s%s: made, or of another shape, since attach(). Close this handle and attach "
@@ -315,7 +327,7 @@ class Taps:
                 if self._check.active:
                     under_way.checks = self._check.before_pass(self._parameters)
                 self._passes[task] = under_way
-                Variable._execution_engine.queue_callback(partial(self._on_backward_end, task))
+                Variable._execution_engine.queue_callback(partial(self._end_of_pass, task))
         return under_way
 
     def _version(self) -> int:
@@ -346,7 +358,7 @@ class Taps:
         draw = self._gatherer.draw(parts, scale=scale, fingerprint=self._sentinels.read(self._parameters))
         if under_way.norms:
             draw = replace(draw, norms=squared(under_way.norms, draw.groups.tolist(), scale))
-        last = at.add(draw)
+        last = at.add(draw, self._sink.pending)
         if self._sketcher is not None:
             counts = self._sketcher.finish()
             if counts is not None:

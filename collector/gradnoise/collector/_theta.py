@@ -17,7 +17,6 @@ __all__ = ["DRAWS_PER_THETA", "AtTheta"]
 
 # Outside probes; they wait in memory until the update shows what they were.
 DRAWS_PER_THETA = 64
-_PENDING_BYTES = 32 << 20
 
 
 @dataclass(slots=True)
@@ -76,11 +75,11 @@ class AtTheta:
         self.version = version
         return True
 
-    def add(self, draw: Draw) -> bool:
-        """Keep a draw; return whether it is the last there is room for."""
+    def add(self, draw: Draw, pending: int) -> bool:
+        """Keep a draw; return whether it is the last there is room for, in memory of ``pending`` bytes."""
         self.draws.append(draw)
         self.nbytes += draw.nbytes
-        return len(self.draws) >= DRAWS_PER_THETA or self.nbytes >= _PENDING_BYTES
+        return len(self.draws) >= DRAWS_PER_THETA or self.nbytes >= pending
 
     def doubt(self, forwards: int, divisor: float | None) -> str | None:
         """Return why the backward passes are not microbatches of one theta; None if they are.
