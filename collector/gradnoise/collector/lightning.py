@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradnoise.collector._attach import attach
 from gradnoise.collector._batch import batch_size_of
-from gradnoise.collector._config import Sampling
+from gradnoise.collector._config import Limits, Sampling
 from gradnoise.collector._sink import warn
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class GradNoise(_Callbacks):  # type: ignore[misc]
     ``GRADNOISE_RESUME`` is set and the run has the same name.
 
     Args:
-        endpoint, run, dump, sampling, probe: as for :func:`gradnoise.collector.attach`.
+        endpoint, run, dump, sampling, probe, limits: as for :func:`gradnoise.collector.attach`.
 
     Attributes:
         handle: what ``attach`` returned for the last training; None before the first.
@@ -64,6 +64,7 @@ class GradNoise(_Callbacks):  # type: ignore[misc]
         dump: str | os.PathLike[str] | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         probe: Probe | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         self.handle: Handle | None = None
         self._options: dict[str, Any] = {
@@ -72,6 +73,7 @@ class GradNoise(_Callbacks):  # type: ignore[misc]
             "dump": dump,
             "sampling": sampling,
             "probe": probe,
+            "limits": limits,
         }
         self._loss: torch.Tensor | None = None
         self._backwards = 0  # since the last step

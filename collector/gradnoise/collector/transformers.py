@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from gradnoise.collector._attach import attach
-from gradnoise.collector._config import Sampling
+from gradnoise.collector._config import Limits, Sampling
 from gradnoise.collector._sink import warn
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class GradNoiseCallback(transformers.TrainerCallback):
 
     Args:
         trainer: the trainer that this is a callback of.
-        endpoint, run, dump, sampling, probe: as for :func:`gradnoise.collector.attach`.
+        endpoint, run, dump, sampling, probe, limits: as for :func:`gradnoise.collector.attach`.
 
     Attributes:
         handle: what ``attach`` returned for the last training; None before the first.
@@ -54,6 +54,7 @@ class GradNoiseCallback(transformers.TrainerCallback):
         dump: str | os.PathLike[str] | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         probe: Probe | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         self.handle: Handle | None = None
         self._trainer: weakref.ref[Any] = (lambda: None) if trainer is None else weakref.ref(trainer)  # type: ignore[assignment]
@@ -63,6 +64,7 @@ class GradNoiseCallback(transformers.TrainerCallback):
             "dump": dump,
             "sampling": sampling,
             "probe": probe,
+            "limits": limits,
         }
         self._microbatches = 0  # before the last one of a step
         self._loss_before: torch.Tensor | None = None
