@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 STEPS = 24
 
 
-def plain(watch: Attach) -> nn.Module:
+def plain(watch: Attach) -> Any:
     model, data = mlp(), Data()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     handle = watch(model, optimizer)
@@ -37,7 +37,7 @@ def plain(watch: Attach) -> nn.Module:
     return model
 
 
-def accumulation(watch: Attach) -> nn.Module:
+def accumulation(watch: Attach) -> Any:
     model, data = mlp(), Data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     handle = watch(model, optimizer)
@@ -51,7 +51,7 @@ def accumulation(watch: Attach) -> nn.Module:
     return model
 
 
-def scaler(watch: Attach, *, fused: bool) -> nn.Module:
+def scaler(watch: Attach, *, fused: bool) -> Any:
     model, data = mlp(), Data()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=fused)
     scaling = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=4)
@@ -65,15 +65,15 @@ def scaler(watch: Attach, *, fused: bool) -> nn.Module:
     return model
 
 
-def unfused_scaler(watch: Attach) -> nn.Module:
+def unfused_scaler(watch: Attach) -> Any:
     return scaler(watch, fused=False)
 
 
-def fused_scaler(watch: Attach) -> nn.Module:
+def fused_scaler(watch: Attach) -> Any:
     return scaler(watch, fused=True)
 
 
-def autocast(watch: Attach) -> nn.Module:
+def autocast(watch: Attach) -> Any:
     model, data = mlp(), Data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watch(model, optimizer)
@@ -86,7 +86,7 @@ def autocast(watch: Attach) -> nn.Module:
     return model
 
 
-def clipping(watch: Attach) -> nn.Module:
+def clipping(watch: Attach) -> Any:
     model, data = mlp(), Data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=True)
     watch(model, optimizer)
@@ -101,7 +101,7 @@ def clipping(watch: Attach) -> nn.Module:
     return model
 
 
-def closure(watch: Attach) -> nn.Module:
+def closure(watch: Attach) -> Any:
     model, data = mlp(), Data()
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3, line_search_fn="strong_wolfe")
     watch(model, optimizer)
@@ -133,7 +133,7 @@ class Unusual(nn.Module):
         return self.b(torch.tanh(self.frozen(self.a(self.table(x)))))
 
 
-def unusual(watch: Attach) -> nn.Module:
+def unusual(watch: Attach) -> Any:
     model, rng = Unusual(), torch.Generator().manual_seed(1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watch(model, optimizer)
@@ -144,7 +144,7 @@ def unusual(watch: Attach) -> nn.Module:
     return model
 
 
-def half(watch: Attach) -> nn.Module:
+def half(watch: Attach) -> Any:
     model, data = mlp(dtype=torch.bfloat16), Data(dtype=torch.bfloat16)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watch(model, optimizer)
@@ -155,7 +155,7 @@ def half(watch: Attach) -> nn.Module:
     return model
 
 
-def two_optimizers(watch: Attach) -> nn.Module:
+def two_optimizers(watch: Attach) -> Any:
     model, data = mlp(), Data()
     pair = [torch.optim.SGD(model[0].parameters(), lr=0.1), torch.optim.Adam(model[2].parameters(), lr=0.01)]
     watch(model, pair)
@@ -167,10 +167,11 @@ def two_optimizers(watch: Attach) -> nn.Module:
     return model
 
 
-def convolutions(watch: Attach) -> nn.Module:
+def convolutions(watch: Attach) -> Any:
     model: Any = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 10)
-    ).to(memory_format=torch.channels_last)
+    )
+    model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     watch(model, optimizer)
     for _ in range(STEPS):
@@ -181,7 +182,7 @@ def convolutions(watch: Attach) -> nn.Module:
     return model
 
 
-def sam(watch: Attach) -> nn.Module:
+def sam(watch: Attach) -> Any:
     model, data = mlp(), Data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watch(model, optimizer)
@@ -200,7 +201,7 @@ def sam(watch: Attach) -> nn.Module:
     return model
 
 
-def unfreezing(watch: Attach) -> nn.Module:
+def unfreezing(watch: Attach) -> Any:
     model, data = mlp(), Data()
     model[0].requires_grad_(False)
     optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
@@ -235,7 +236,7 @@ LOOPS = [
 @pytest.mark.parametrize("everything", [False, True])
 @pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
 def test_a_training_ends_at_the_same_bits(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, loop: Callable[[Attach], nn.Module], everything: bool
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, loop: Callable[[Attach], Any], everything: bool
 ) -> None:
     sampling = Sampling(coordinates=20, burst=5, every=8, norms=everything, sketch=everything)
     handles: list[Handle] = []

@@ -46,7 +46,8 @@ def test_a_skipped_step_is_an_event_and_no_update(
     optimizer = make(model)
     fused = bool(optimizer.defaults.get("fused"))
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
-    skipped, expected, scales, parameters = (2, 3), {}, [], []
+    skipped, scales, parameters = (2, 3), [], []
+    expected: dict[tuple[int, int], Any] = {}
     with attach(
         model, optimizer if known else None, scaler=scaler, dump=tmp_path, sampling=Sampling(burst=9, every=9)
     ) as handle:
@@ -71,8 +72,8 @@ def test_a_skipped_step_is_an_event_and_no_update(
             np.testing.assert_array_equal(values, expected[window, draw][group])
     events = [(row["kind"], row["step"]) for row in rows(tmp_path, Table.EVENTS) if row["kind"] == "skipped_step"]
     assert events == [("skipped_step", 2), ("skipped_step", 3 if fused else 2)]
-    (window,) = rows(tmp_path, Table.WINDOWS)
-    assert (window["recorded"], window["non_finite"], window["kind"]) == (9, 2, "burst")
+    (end,) = rows(tmp_path, Table.WINDOWS)
+    assert (end["recorded"], end["non_finite"], end["kind"]) == (9, 2, "burst")
     steps = {row["step"]: row["loss_scale"] for row in rows(tmp_path, Table.STEPS)}
     taken = [step for step in range(9) if fused or step not in skipped]
     assert [steps[index if not fused else step] for index, step in enumerate(taken)] == [scales[s] for s in taken]
