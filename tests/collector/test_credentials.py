@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -230,7 +230,8 @@ def test_calls_that_stream_answers_only_carry_it_too() -> None:
     check = TokenCheck(SECRET)
     server = FakeServer(FakeIngest(), check=check)
     with open_channel(server.endpoint, credentials=Credentials(token=SECRET)) as channel:
-        call = channel.unary_stream("/gradnoise.v1.Analysis/Watch")(b"")
+        watch: Any = channel.unary_stream("/gradnoise.v1.Analysis/Watch")
+        call = watch(b"")
         with pytest.raises(grpc.RpcError) as failure:
             next(call)
     server.stop()

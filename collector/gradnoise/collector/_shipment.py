@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,6 @@ from gradnoise.wire import WireError, producer_is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from threading import Event
 
     from gradnoise.collector._flight import Flight
     from gradnoise.collector._session import Link
@@ -131,6 +131,8 @@ class Shipment:
         self._said = 0.0
         self._logged: tuple[str, float] = ("", 0.0)
         self._progress_failed = False
+        self._unsaid = False
+        self._saying = threading.Lock()
 
     @property
     def over(self) -> bool:
@@ -161,7 +163,7 @@ class Shipment:
         except OSError:
             return 0
 
-    def step(self, link: Link, give_way: Callable[[bool], bool], stopping: Event) -> float | None:
+    def step(self, link: Link, give_way: Callable[[bool], bool], stopping: threading.Event) -> float | None:
         """Ship until the end, a failure, or another's turn.
 
         Args:
@@ -215,7 +217,7 @@ class Shipment:
             known,
             advance,
             stall=self._stall,
-            give_way=give_way,
+            give_way=lambda caught_up: self._caught_up(caught_up) or give_way(caught_up),
         )
         advance(outcome.flight)
         if outcome.source is not None:
@@ -275,10 +277,20 @@ class Shipment:
             self._rows, self._counted = flight.counted
             for table, position in list(flight.reached.items()):
                 self._reached[table] = max(position, self._reached.get(table, (0, 0)))
-            if time.monotonic() - self._said >= _PROGRESS_EVERY:
-                self._say(ShipState.SHIPPING)
+            self._unsaid = True
+            self._say_now_and_then()
 
         return advance
+
+    def _caught_up(self, caught_up: bool) -> bool:
+        """Say what the last acknowledgement came too soon for; never a reason to give way."""
+        if caught_up:
+            self._say_now_and_then()
+        return False
+
+    def _say_now_and_then(self) -> None:
+        if self._unsaid and time.monotonic() - self._said >= _PROGRESS_EVERY:
+            self._say(ShipState.SHIPPING)
 
     def _after(self, cut: CutError, link: Link) -> float | None:
         """Return when to try again after a cut; None if the time is over, which is then the failure."""
@@ -317,25 +329,26 @@ class Shipment:
         return GoneError(f"the dump {self.dump.path} is gone: it was deleted while it was shipped")
 
     def _say(self, state: ShipState, error: str | None = None) -> None:
-        self._said = time.monotonic()
-        self._state = state
-        last = None if self._last_ack is None else time.time() - (self._said - self._last_ack)
-        progress = Progress(
-            self._endpoint,
-            state,
-            self._rows,
-            dict(self._tables),
-            error,
-            bytes=self._bytes,
-            retries=self._retries,
-            last_ack=last,
-            counted=self._counted,
-        )
-        try:
-            progress.write(self.dump.path, self.producer)
-        except OSError as failure:  # a full or read-only disk does not stop the shipment
-            if not self._progress_failed:
-                self._progress_failed = True
-                _log.warning("progress cannot be written to %s: %s", self.dump.path, failure)
-        if self._on_progress is not None:
-            self._on_progress(progress)
+        with self._saying:  # the stream's two threads
+            self._said = time.monotonic()
+            self._unsaid = False
+            self._state = state
+            progress = Progress(
+                self._endpoint,
+                state,
+                self._rows,
+                dict(self._tables),
+                error,
+                bytes=self._bytes,
+                retries=self._retries,
+                last_ack=None if self._last_ack is None else time.time() - (self._said - self._last_ack),
+                counted=self._counted,
+            )
+            try:
+                progress.write(self.dump.path, self.producer)
+            except OSError as failure:  # a full or read-only disk does not stop the shipment
+                if not self._progress_failed:
+                    self._progress_failed = True
+                    _log.warning("progress cannot be written to %s: %s", self.dump.path, failure)
+            if self._on_progress is not None:
+                self._on_progress(progress)

@@ -133,6 +133,8 @@ def watch(
         with contextlib.suppress(KeyboardInterrupt), exposed:
             watching.run(stop, until_done, on_summary)
     watching.collect()
+    if on_summary is not None:
+        on_summary(watching.snapshot().line)
     return watching.report()
 
 
@@ -189,8 +191,6 @@ class _Watch:
                     on_summary(line)
                 next_summary = time.monotonic() + _SUMMARY
             stop.wait(_TICK)
-        if on_summary is not None:
-            on_summary(self.snapshot().line)
 
     def collect(self) -> int:
         """Take account of the shipments that are over; return their number.
