@@ -32,6 +32,12 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _streams(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 64):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of streams, 1 to 64")
+    return int(text)
+
+
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
     """Add the command."""
     parser = commands.add_parser(
@@ -55,7 +61,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
         "--until-done",
     )
     only = parser.add_argument_group("with --watch")
-    only.add_argument("--streams", type=int, metavar="N", help="streams at a time (default: 16)")
+    only.add_argument("--streams", type=_streams, metavar="N", help="streams at a time (default: 16)")
     only.add_argument(
         "--until-done", action="store_true", help="end once everything found is sent and nothing is recording"
     )
