@@ -134,3 +134,35 @@ def test_later_passes_are_not_checked(tmp_path: Path, caplog: pytest.LogCaptureF
         own_hook(model)
         train(model, optimizer, data, 4)
     assert messages(caplog) == []
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_loss_scaler_that_attach_does_not_know_of_is_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fused: bool
+) -> None:
+    model, data = mlp(), Data()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14)
+    with attach(model, optimizer, dump=tmp_path, sampling=ALL):
+        for _ in range(4):
+            optimizer.zero_grad()
+            scaler.scale(loss_of(model, data())).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    (message,) = messages(caplog)
+    assert "divided by 16384" in message
+    assert "attach(scaler=...)" in message
+    (event,) = rows(tmp_path, Table.EVENTS)
+    assert (event["kind"], event["step"]) == ("self_check", 0)
+
+
+def test_strong_clipping_is_not_taken_for_a_loss_scaler(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, data = mlp(), Data()
+    optimizer = plain(model)
+    with attach(model, optimizer, dump=tmp_path, sampling=ALL):
+        for limit in (1e-2, 1e-3, 1e-4):
+            optimizer.zero_grad()
+            loss_of(model, data()).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), limit)
+            optimizer.step()
+    assert messages(caplog) == []

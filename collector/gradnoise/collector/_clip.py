@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +14,11 @@ from gradnoise.collector._gather import UnsupportedGradientError, to_host
 from gradnoise.collector._optimizers import grad_scale_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch.optim.optimizer import Optimizer
 
     from gradnoise.collector._gather import Gatherer
-    from gradnoise.collector._records import Number
 
 __all__ = ["ClipMeter", "chosen"]
 
@@ -76,7 +76,7 @@ class ClipMeter:
                 held = before.get(number)
                 left[number] = part if held is None else held + part
 
-    def at_step(self, optimizer: Optimizer, scale: torch.Tensor | None) -> Number | None:
+    def at_step(self, optimizer: Optimizer, scale: torch.Tensor | None) -> Callable[[], float | None] | None:
         """Return what gives the factor, or finds that it cannot be known; called as the optimiser is about to step.
 
         Args:
@@ -95,6 +95,7 @@ class ClipMeter:
         fetch = to_host(torch.cat([piece.to(torch.float32) for piece in pieces]))
         size = sum(piece.numel() for piece in left)
 
+        @cache
         def factor() -> float | None:
             values = fetch().astype(np.float64)
             known = iter(values[2 * size :])

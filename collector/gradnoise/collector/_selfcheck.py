@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["PASSES", "Before", "SelfCheck"]
 
 PASSES = 4  # checked, of a run
+_STEPS = 4  # of a run whose optimiser's gradients are looked at
+_LEAST_SCALE = 16.0  # clipping halves now and then; a loss scale is a large power of two
+_ROUNDING = 1e-5  # of a ratio of norms
 _ULPS = 4  # of the coarser of the types; accumulation rounds once
 _HOOKED = (
     "another gradient hook changes it after gradnoise has read it: register such hooks before attach(), then what they "
@@ -70,6 +74,7 @@ class SelfCheck:
         self._names = names
         self._sink = sink
         self._left = PASSES
+        self._steps_left = _STEPS
         self._complained = False
 
     @property
@@ -78,8 +83,8 @@ class SelfCheck:
         return self._left > 0
 
     def stop(self) -> None:
-        """Check no more: ``.grad`` is an average over processes, or nobody wants to know."""
-        self._left = 0
+        """Check nothing: ``.grad`` is an average over processes."""
+        self._left = self._steps_left = 0
 
     def before_pass(self, parameters: Mapping[int, torch.nn.Parameter]) -> dict[int, Before]:
         """Return what the parameters' ``.grad`` hold as a backward pass begins."""
@@ -135,6 +140,31 @@ class SelfCheck:
         self._left -= 1
         fetch = to_host(torch.cat([piece.to(torch.float32) for piece in pieces]))
         self._sink.later(lambda: self._find(step, checked, fetch), 4 * sum(piece.numel() for piece in pieces))
+
+    def at_step(self, step: int, factor: Callable[[], float | None]) -> None:
+        """Let the writer's thread look for a loss scaler that nobody told us of.
+
+        Args:
+            step: being taken.
+            factor: gives the norm of the optimiser's gradients over that of the backward passes'.
+        """
+        if self._steps_left:
+            self._steps_left -= 1
+            self._sink.later(lambda: self._find_scale(step, factor))
+
+    def _find_scale(self, step: int, factor: Callable[[], float | None]) -> Iterator[Event]:
+        found = factor()
+        if not found or found > 1.01 / _LEAST_SCALE:
+            return
+        scale = 2.0 ** round(-math.log2(found))
+        if abs(found * scale - 1) < _ROUNDING and self._sink.warn_once(
+            "unscaled",
+            "gradnoise: gradients are divided by %g between the backward pass and the optimizer, as by a loss scaler. "
+            "What is recorded carries that scale: pass attach(scaler=...)",
+            scale,
+        ):
+            detail = f"gradients reach the optimizer divided by {scale:g}, and no scaler was passed to attach"
+            yield Event(time.time_ns(), "self_check", 1, detail, step)
 
     def _find(
         self, step: int, checked: Sequence[_Checked], fetch: Callable[[], NDArray[np.float32]]
