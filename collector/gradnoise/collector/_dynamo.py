@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,13 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["leave_alone", "uncompiled"]
+__all__ = ["in_compiled_autograd", "leave_alone", "uncompiled"]
+
+
+def in_compiled_autograd() -> bool:
+    """Whether compiled autograd runs the backward pass that is under way: callbacks for its end are never called."""
+    module = sys.modules.get("torch._dynamo.compiled_autograd")
+    return bool(getattr(module, "in_compiled_autograd_region", False))
 
 
 def leave_alone(function: Any) -> None:
@@ -43,4 +50,6 @@ def uncompiled(function: Callable[..., None]) -> Callable[..., None]:
             swap(before)
 
     leave_alone(call)
+    # As a function that `torch.compiler.disable` returns is marked: where it would be inlined, the graph ends.
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
     return call

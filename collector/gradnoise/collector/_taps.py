@@ -20,7 +20,7 @@ from gradnoise.collector._burst import Burst
 from gradnoise.collector._clip import ClipMeter
 from gradnoise.collector._copy import is_captured
 from gradnoise.collector._distributed import averages_gradients, processes_averaged
-from gradnoise.collector._dynamo import uncompiled
+from gradnoise.collector._dynamo import in_compiled_autograd, uncompiled
 from gradnoise.collector._gather import Gatherer, UnsupportedGradientError
 from gradnoise.collector._groups import held
 from gradnoise.collector._hooks import LeafHooks
@@ -117,6 +117,7 @@ class Taps:
         self._parameters: dict[int, torch.nn.Parameter] = {}
         self._frozen: list[torch.nn.Parameter] = []  # those that a burst goes on without
         self._passes: dict[int, BackwardPass] = {}  # by graph task
+        self._unended: int | None = None
         self._opening = threading.Lock()
         self._window: Burst | None = None
         self._skipped_until = 0
@@ -164,12 +165,15 @@ class Taps:
         try:
             if not self._updates.concerns(optimizer) or torch._C._current_graph_task_id() != -1:
                 return
+            self._end_unended()
             if has_closure(args, kwargs):
                 self._at.begin_step(self._version(), self.forwards)
             elif self._at.draws and not self._averaged:
                 with torch.no_grad():
                     factor = self._clip.at_step(optimizer, self._scale.tensor)
                 self._steps.at(self._theta).clip_factor = factor
+                if factor is not None and self._scale.tensor is None:
+                    self._check.at_step(self._theta, factor)
         except Exception as error:
             self._fail(error, Place.BEFORE_STEP)
 
@@ -185,6 +189,7 @@ class Taps:
                 if is_captured(gradient):
                     self._refuse_capture()
                     return
+                self._end_unended()
                 under_way = self._open(task)
                 if under_way is None:
                     return
@@ -238,6 +243,7 @@ class Taps:
             self._stop()
             return
         try:
+            self._end_unended()
             self._settle()
             self._end_window()
             self._steps.close()
@@ -327,8 +333,18 @@ class Taps:
                 if self._check.active:
                     under_way.checks = self._check.before_pass(self._parameters)
                 self._passes[task] = under_way
-                Variable._execution_engine.queue_callback(partial(self._end_of_pass, task))
+                if in_compiled_autograd():
+                    self._unended = task  # nothing says when it ends
+                    under_way.checks = {}
+                else:
+                    Variable._execution_engine.queue_callback(partial(self._end_of_pass, task))
         return under_way
+
+    def _end_unended(self) -> None:
+        """End the backward pass that compiled autograd ran, of whose end it did not tell."""
+        task, self._unended = self._unended, None
+        if task is not None:
+            self._on_backward_end(task)
 
     def _version(self) -> int:
         return sum([parameter._version for parameter in self._parameters.values()])
