@@ -374,6 +374,15 @@ def test_export_follows_a_live_run_until_interrupted(
     assert len(tensorboard_scalars(place)["gradnoise/per_parameter/whole_model/burst/alpha"]) == 2
 
 
+def test_export_follows_a_dump_to_its_end(
+    make_dump: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["export", str(make_dump()), "--follow", "--tensorboard", str(tmp_path / "tb"), "--json", "--group", "*"]
+    assert main(argv) == Exit.DONE
+    assert json.loads(capsys.readouterr().out)["rows"] == 6
+    assert len(list((tmp_path / "tb" / "wide").iterdir())) == 1
+
+
 def test_export_of_rows_without_estimates_says_what_was_left_out(
     make_dump: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
