@@ -30,7 +30,7 @@ from gradnoise.collector._metrics import metrics_at, parse_address
 from gradnoise.collector._progress import Progress, ShipState
 from gradnoise.collector.shipper import ship, watch
 from gradnoise.v1 import ingest_pb2
-from gradnoise.wire import Dump, DumpWriter, Table
+from gradnoise.wire import Dump, DumpWriter, Front, Table, write_fronts
 
 from ..proto.dumps import INFO, draws_batch
 from ..servers import ServerProcess, free_port, until
@@ -578,6 +578,11 @@ def test_acknowledged_segments_that_were_deleted_are_not_missed(
         rf"and then deleted to make room; {other.endpoint} lacks them: ship to {server.endpoint}",
         problem,
     )
+    third = serve()
+    write_fronts(tmp_path, writer.producer, {Table.DRAWS: Front(len(sealed), WINDOWS * DRAWS)})
+    Progress.path(tmp_path, writer.producer).unlink()
+    ((problem,),) = (each.problems for each in ship(tmp_path, third.endpoint).producers)
+    assert "were acknowledged by another analyzer and then deleted to make room" in problem
 
 
 def test_an_analyzer_that_lost_its_data_gets_everything_again(tmp_path: Path, serve: Callable[..., FakeServer]) -> None:

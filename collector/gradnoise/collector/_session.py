@@ -13,7 +13,7 @@ from gradnoise.collector._flight import Flight, Sent
 from gradnoise.collector._source import Source
 from gradnoise.collector.credentials import TLS_CA, TLS_CERT, TOKEN
 from gradnoise.v1 import ingest_pb2, ingest_pb2_grpc
-from gradnoise.wire import SCHEMA_VERSION, Table, pack
+from gradnoise.wire import SCHEMA_VERSION, Front, Table, fronts, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -232,6 +232,7 @@ class _Sender:
         give_way: Callable[[bool], bool],
     ) -> None:
         self._link = link
+        self._dump = dump.path
         self._run = dump.info.run
         self._producer = producer
         self._source = source
@@ -317,11 +318,13 @@ class _Sender:
 
     def _missing(self, table: Table, expected: int, sequence: int) -> str:
         before = self._before
-        if before is not None and before.tables.get(table, 0) >= sequence:
+        delivered = before is not None and before.tables.get(table, 0) >= sequence
+        if delivered or fronts(self._dump, self._producer).get(table, Front()).sequence >= sequence:
+            other = before.endpoint if before is not None and delivered else "another analyzer"
             return (
                 f"batches from {expected} on of table {table.value} cannot be shipped: those up to {sequence - 1} were "
-                f"acknowledged by {before.endpoint} and then deleted to make room; {self._link.endpoint} lacks them: "
-                f"ship to {before.endpoint}, or to an analyzer with a copy of its data"
+                f"acknowledged by {other} and then deleted to make room; {self._link.endpoint} lacks them: "
+                f"ship to {other}, or to an analyzer with a copy of its data"
             )
         return (
             f"batches from {expected} on of table {table.value} cannot be shipped: {expected} is missing from, or "

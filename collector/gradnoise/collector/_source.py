@@ -47,7 +47,7 @@ class Source:
         if self._reading is None:
             # Asked before reading: what a producer wrote before it ended is seen by the reading that follows.
             self._ended = not producer_is_alive(self._dump, self._producer)
-            self._reading = self._tailer.poll()
+            self._reading = self._tailer.poll(afresh=self._ended)
         stamped = next(self._reading, None)
         if stamped is None:
             self._reading = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
+import time
 from typing import TYPE_CHECKING
 
-from gradnoise.wire._reader import segments_of
 from gradnoise.wire._schemas import Table
 from gradnoise.wire._segment import Segment, SegmentReader, SegmentState, open_segment
 from gradnoise.wire._trim import Front, fronts
@@ -17,15 +19,50 @@ if TYPE_CHECKING:
 
 __all__ = ["Tailer"]
 
+_TRUSTED = 2.0  # seconds for which a directory's time of change is believed
+_SETTLED = 2_000_000_000  # nanoseconds: some file systems count time in steps of that size
+
+
+class _Listing:
+    """The numbers of a producer's segments, as the directory had them when it was looked at last."""
+
+    def __init__(self, directory: Path, producer: str) -> None:
+        self._directory = directory
+        self._producer = producer
+        self._numbers: dict[str, list[int]] = {}
+        self._changed = -1
+        self._looked = -math.inf
+
+    def look(self, *, afresh: bool) -> None:
+        """Look again; unless ``afresh`` not at a directory that seems unchanged, where looking takes a while."""
+        changed = self._directory.stat().st_mtime_ns
+        now = time.monotonic()
+        if not afresh and changed == self._changed and now - self._looked < _TRUSTED:
+            return
+        self._numbers = {}
+        mark = f"-{self._producer}-"
+        for name in os.listdir(self._directory):  # noqa: PTH208 - of many names few are segments of this producer
+            if mark in name:
+                segment = Segment.parse(self._directory / name)
+                if segment is not None:
+                    self._numbers.setdefault(segment.table, []).append(segment.number)
+        # A change within the clock's last tick would leave no trace in it.
+        settled = time.time_ns() - changed > _SETTLED
+        self._changed, self._looked = changed if settled else -1, now
+
+    def next(self, table: Table, least: int) -> int | None:
+        """Return the lowest number of a segment of the table from ``least`` on."""
+        return min((number for number in self._numbers.get(table, ()) if number >= least), default=None)
+
 
 class _TableTail:
     """The read position in one table: the segment being read and the ones before it."""
 
-    def __init__(self, directory: Path, table: Table, producer: str) -> None:
+    def __init__(self, directory: Path, table: Table, producer: str, listing: _Listing) -> None:
         self._directory = directory
+        self._listing = listing
         self._table = table
         self._producer = producer
-        self._key = (table, producer)
         self._number = 0
         self._reader: SegmentReader | None = None
         self.missing: list[str] = []
@@ -40,8 +77,8 @@ class _TableTail:
             if self._reader is None and not self._open():
                 return
             assert self._reader is not None
-            # Looked for before reading: a successor is only begun when this segment has its last batch.
-            successor = self._next(self._number + 1)
+            # Listed before reading: a successor is only begun when this segment has its last batch.
+            successor = self._listing.next(self._table, self._number + 1)
             yield from self._reader.poll()
             self.damage += self._reader.corrupt
             self._reader.corrupt = []
@@ -55,13 +92,8 @@ class _TableTail:
         if self._reader is not None:
             self._settle()
 
-    def _next(self, least: int) -> int | None:
-        """Return the lowest number of a segment from ``least`` on."""
-        numbers = (s.number for s in segments_of(self._directory) if (s.table, s.producer) == self._key)
-        return min((number for number in numbers if number >= least), default=None)
-
     def _open(self) -> bool:
-        number = self._next(self._number)
+        number = self._listing.next(self._table, self._number)
         if number is None:
             return False
         self._reader = open_segment(self._directory, Segment(self._table, self._producer, number))
@@ -95,14 +127,21 @@ class Tailer:
     """
 
     def __init__(self, directory: Path, producer: str) -> None:
-        self._tails = {table: _TableTail(directory, table, producer) for table in Table}
+        self._listing = _Listing(directory, producer)
+        self._tails = {table: _TableTail(directory, table, producer, self._listing) for table in Table}
 
-    def poll(self) -> Iterator[Stamped]:
+    def poll(self, *, afresh: bool = True) -> Iterator[Stamped]:
         """Yield what has been written since the last call.
 
+        Args:
+            afresh: see every segment; otherwise one begun in the last seconds may be left to a later call, and a
+                directory that does not change is not listed each time.
+
         Raises:
+            OSError: the directory is gone, or cannot be read.
             UnknownSchemaVersionError: a segment is of a version this gradnoise does not read.
         """
+        self._listing.look(afresh=afresh)
         # Windows are written after their draws: read first and yielded last, they come after them here too.
         closing = list(self._tails[Table.WINDOWS].poll())
         for table, tail in self._tails.items():
