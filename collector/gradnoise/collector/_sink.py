@@ -34,6 +34,8 @@ __all__ = ["AMBIGUOUS", "Counters", "Sink", "State", "inform", "warn"]
 _BATCH_BYTES = 1 << 20
 _SEGMENT_BYTES = 64 << 20
 _LINGER = 1.0  # seconds a row may wait for its batch to fill
+_LINGER_LONG = 5.0  # and a batch that would be smaller than this, of which much would be overhead:
+_SMALL_BATCH = 128 << 10
 _GATHER = 0.1  # seconds the writer lets records collect: each waking of it takes the interpreter from the training
 _LOOK = 2.0  # seconds between two looks of the writer at what it watches
 _SKETCH_BYTES = 8 << 16
@@ -344,13 +346,13 @@ class Sink:
             self._waiting_released()
 
     def _write_all(self) -> None:
-        deadline: float | None = None
+        since: float | None = None  # when the oldest row came that waits for its batch
         next_look = 0.0
         while self._state is State.RECORDING:
             with self._wake:
                 if not self._waiting:
                     self._urgent = False
-                    until = deadline
+                    until = None if since is None else since + self._linger()
                     if self._watches:
                         until = next_look if until is None else min(until, next_look)
                     left = None if until is None else max(0.0, until - time.monotonic())
@@ -370,12 +372,15 @@ class Sink:
             if self._watches and now >= next_look:
                 next_look = now + _LOOK
                 self._watches = [watch for watch in self._watches if self._look(watch)]
-            if deadline is not None and now >= deadline:
+            if since is not None and now >= since + self._linger():
                 self._tables.flush()
             if self._tables.empty:
-                deadline = None
-            elif deadline is None or now >= deadline:
-                deadline = now + _LINGER
+                since = None
+            elif since is None:
+                since = now
+
+    def _linger(self) -> float:
+        return _LINGER if self._tables.nbytes >= _SMALL_BATCH else _LINGER_LONG
 
     def _look(self, watch: _Watch) -> bool:
         with contextlib.suppress(Exception):  # whatever is watched, the dump is written

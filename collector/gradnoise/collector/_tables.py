@@ -94,6 +94,11 @@ class TableBuilder:
         """Whether nothing waits to be written."""
         return not (self._draws.nbytes or self._steps or self._events)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of draws that wait to be written."""
+        return self._draws.nbytes
+
     def add_draws(self, item: DrawsAt) -> None:
         """Take the draws of one theta, all or none.
 
