@@ -37,7 +37,8 @@ def _from_cuda(values: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
     side = _streams.get(device)
     if side is None:
         side = _streams.setdefault(device, torch.cuda.Stream(device))
-    pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    # The device is named because the user may have set another default.
+    pinned = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
     arrived = torch.cuda.Event(blocking=True)  # its waiter sleeps instead of spinning
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
