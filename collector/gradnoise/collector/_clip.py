@@ -92,7 +92,7 @@ class ClipMeter:
         device = left[0].device
         scales = [factor.reshape(1).to(device, non_blocking=True) for factor in factors if factor is not None]
         pieces = [*left, *held.values(), *scales]
-        fetch = to_host(torch.cat([piece.to(torch.float32) for piece in pieces]))
+        fetch = to_host(torch.cat(pieces).to(torch.float32))
         size = sum(piece.numel() for piece in left)
 
         @cache

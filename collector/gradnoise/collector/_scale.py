@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gradnoise.collector._sink import Sink
 
-__all__ = ["LossScale"]
+__all__ = ["LossScale", "Outcomes"]
 
 _SKIPPED = "the loss scaler found an infinity in the gradients and skipped the step"
 
@@ -91,3 +91,24 @@ class LossScale:
     def forget(self) -> None:
         """A burst begins: what the scale was in the last one tells nothing."""
         self._last = None
+
+
+class Outcomes:
+    """What the steps since the last draws that were handed over have done to the parameters."""
+
+    def __init__(self) -> None:
+        self._skipped: list[Callable[[], bool]] = []
+        self._updated = False
+
+    def add(self, skipped: Callable[[], bool] | None) -> None:
+        """Note a step; ``skipped`` tells whether it left the parameters as they were, None is an update."""
+        if skipped is None:
+            self._updated = True
+        else:
+            self._skipped.append(skipped)
+
+    def settle(self) -> Callable[[], bool] | None:
+        """Return what tells whether all of them left the parameters as they were; None if not. Begin anew."""
+        skipped, updated = self._skipped, self._updated
+        self._skipped, self._updated = [], False
+        return None if updated or not skipped else lambda: all(each() for each in skipped)

@@ -138,7 +138,7 @@ class SelfCheck:
         if not checked:
             return
         self._left -= 1
-        fetch = to_host(torch.cat([piece.to(torch.float32) for piece in pieces]))
+        fetch = to_host(torch.cat(pieces).to(torch.float32))
         self._sink.later(lambda: self._find(step, checked, fetch), 4 * sum(piece.numel() for piece in pieces))
 
     def at_step(self, step: int, factor: Callable[[], float | None]) -> None:

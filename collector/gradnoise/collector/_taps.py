@@ -22,14 +22,14 @@ from gradnoise.collector._copy import is_captured
 from gradnoise.collector._distributed import averages_gradients, processes_averaged
 from gradnoise.collector._dynamo import in_compiled_autograd, uncompiled
 from gradnoise.collector._gather import Gatherer, UnsupportedGradientError
-from gradnoise.collector._groups import held
 from gradnoise.collector._hooks import LeafHooks
+from gradnoise.collector._listener import Listener
 from gradnoise.collector._norms import norm_of, squared
 from gradnoise.collector._optimizers import OptimizerHooks, Place, has_closure
 from gradnoise.collector._pass import BackwardPass
-from gradnoise.collector._probe import ProbeError, run_probe
-from gradnoise.collector._records import DrawsAt, SketchAt, WindowEnd, window_id
-from gradnoise.collector._scale import LossScale
+from gradnoise.collector._probing import Probing
+from gradnoise.collector._records import DrawsAt, SketchAt
+from gradnoise.collector._scale import LossScale, Outcomes
 from gradnoise.collector._selfcheck import SelfCheck
 from gradnoise.collector._sentinels import Sentinels
 from gradnoise.collector._shards import ShardHooks
@@ -37,7 +37,6 @@ from gradnoise.collector._sink import AMBIGUOUS
 from gradnoise.collector._sketch import Sketcher, rescaled
 from gradnoise.collector._steps import Steps
 from gradnoise.collector._theta import DRAWS_PER_THETA, AtTheta
-from gradnoise.wire import WindowKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -85,10 +84,6 @@ class Taps:
         self._model = weakref.ref(model)
         self._sink = sink
         self._sampling = sampling
-        self._probe = probe
-        self._unprobed = probe  # until the first probe runs
-        self._batch_size = batch_size
-        self._groups = {group.name: group.shape for group in info.groups}
         self._names = [group.name for group in info.groups]
         self._origin = origin
         self._gatherer = Gatherer(info.groups)
@@ -103,25 +98,35 @@ class Taps:
         if self._averaged:
             self._check.stop()
         self._sketcher = Sketcher() if sampling.sketch else None
-        self._hooks = LeafHooks(
+        hooks = LeafHooks(
             {group.name: (number, group.shape) for number, group in enumerate(info.groups)},
             self._on_gradient,
             self,
             ShardHooks(self._gatherer.pick, self._on_gradient, self._unsupported, self._fail),
+        )
+        self._listener = Listener(info.groups, hooks, sink)
+        self._probing = Probing(
+            probe,
+            self._model,
+            listener=self._listener,
+            gatherer=self._gatherer,
+            sink=sink,
+            sampling=sampling,
+            batch_size=batch_size,
+            scale=self._scale,
+            origin=origin,
         )
         self._pid = os.getpid()
         self._theta = 0
         self.forwards = 0
         self._paused = False
         self._stopped = False
-        self._parameters: dict[int, torch.nn.Parameter] = {}
-        self._frozen: list[torch.nn.Parameter] = []  # those that a burst goes on without
         self._passes: dict[int, BackwardPass] = {}  # by graph task
         self._unended: int | None = None
         self._opening = threading.Lock()
         self._window: Burst | None = None
         self._skipped_until = 0
-        self._kept: Callable[[], bool] | None = None
+        self._outcomes = Outcomes()
         self._at = AtTheta()
         self._steps = Steps(sink, batch_size)
         after = uncompiled(self._on_update if optimizers else self._on_any_update)
@@ -167,7 +172,7 @@ class Taps:
                 return
             self._end_unended()
             if has_closure(args, kwargs):
-                self._at.begin_step(self._version(), self.forwards)
+                self._at.begin_step(self._listener.version, self.forwards)
             elif self._at.draws and not self._averaged:
                 with torch.no_grad():
                     factor = self._clip.at_step(optimizer, self._scale.tensor)
@@ -225,7 +230,7 @@ class Taps:
         try:
             self._steps.log(
                 self._theta,
-                armed=self._hooks.armed,
+                armed=self._listener.armed,
                 begun=bool(self.forwards or self._at.backwards),
                 loss=loss,
                 batch_size=batch_size,
@@ -247,13 +252,7 @@ class Taps:
             self._settle()
             self._end_window()
             self._steps.close()
-            if self._unprobed is not None:
-                self._sink.warn_once(
-                    "no probe",
-                    "gradnoise: no probe ran: the first comes at update %d; %d updates were seen",
-                    self._unprobed.every,
-                    self._theta,
-                )
+            self._probing.finish(self._theta)
         except Exception as error:
             self._fail(error)
         self._stop()
@@ -268,7 +267,7 @@ class Taps:
             return
         self.forwards = 0
         if self._window is not None:
-            if any(parameter.requires_grad for parameter in self._frozen):
+            if self._listener.outdated:
                 self._listen()
         else:
             burst = Burst(self._theta, self._theta, self._sampling.burst - phase)
@@ -282,41 +281,21 @@ class Taps:
     def _arm(self, burst: Burst) -> None:
         self._window = burst
         self._scale.forget()
-        self._kept = None
+        self._outcomes = Outcomes()
         self._updates.arm()
         self._listen()
 
     def _listen(self) -> None:
-        """Put hooks on the parameters that are trained now; by name, because they may have been replaced."""
         model = self._model()
-        if model is None:
-            return
-        self._parameters = self._hooks.arm(model)
-        self._clip.arm(self._parameters)
-        present = [(name, shape, parameter) for name, shape, parameter in held(model) if 0 not in shape]
-        self._frozen = [p for name, shape, p in present if not p.requires_grad and self._groups.get(name) == shape]
-        self._name_strangers(
-            [name for name, shape, p in present if p.requires_grad and self._groups.get(name) != shape]
-        )
+        if model is not None:
+            self._listener.begin(model, self._theta)
+            self._clip.arm(self._listener.parameters)
 
     def _disarm(self) -> None:
-        if self._hooks.armed:
-            self._hooks.rest()
+        if self._listener.armed:
+            self._listener.rest()
             self._updates.disarm()
-            self._parameters = {}
-            self._frozen = []
             self._clip.arm({})
-
-    def _name_strangers(self, strangers: Sequence[str]) -> None:
-        """Say which parameters cannot be recorded because they came, or changed their shape, after attach."""
-        if strangers and self._sink.warn_once(
-            "strangers",
-            "gradnoise does not record %s%s: made, or of another shape, since attach(). Close this handle and attach "
-            "again to record the model as it is now",
-            ", ".join(strangers[:3]),
-            f" and {len(strangers) - 3} more" if len(strangers) > 3 else "",
-        ):
-            self._sink.event("unknown_parameter", ", ".join(strangers[:20]), count=len(strangers), step=self._theta)
 
     def _open(self, task: int) -> BackwardPass | None:
         """Begin a backward pass, at the first of its gradients; None in a forked child."""
@@ -331,7 +310,7 @@ class Taps:
                 if not self._averaged:
                     under_way.held = self._clip.before_pass()
                 if self._check.active:
-                    under_way.checks = self._check.before_pass(self._parameters)
+                    under_way.checks = self._check.before_pass(self._listener.parameters)
                 self._passes[task] = under_way
                 if in_compiled_autograd():
                     self._unended = task  # nothing says when it ends
@@ -346,9 +325,6 @@ class Taps:
         if task is not None:
             self._on_backward_end(task)
 
-    def _version(self) -> int:
-        return sum([parameter._version for parameter in self._parameters.values()])
-
     def _take(self, under_way: BackwardPass) -> None:
         """Take one finished backward pass."""
         at, window = self._at, self._window
@@ -356,7 +332,7 @@ class Taps:
             return
         window.backwards += 1
         value = self._scale.passed(self._theta)
-        if not at.passed(self._version(), self.forwards, again=under_way.cleared):
+        if not at.passed(self._listener.version, self.forwards, again=under_way.cleared):
             self._forget_sketch()
             if not at.backwards:
                 self._ambiguous("an optimizer that changes the parameters before it evaluates the loss", 1)
@@ -367,11 +343,11 @@ class Taps:
         if not self._averaged:
             self._clip.after_pass(under_way.held, parts)
         if under_way.checks:
-            self._check.after_pass(self._theta, self._parameters, under_way.checks, parts)
+            self._check.after_pass(self._theta, self._listener.parameters, under_way.checks, parts)
         if value is not None:
             self._steps.at(self._theta).loss_scale = value
         scale = self._scale.tensor
-        draw = self._gatherer.draw(parts, scale=scale, fingerprint=self._sentinels.read(self._parameters))
+        draw = self._gatherer.draw(parts, scale=scale, fingerprint=self._sentinels.read(self._listener.parameters))
         if under_way.norms:
             draw = replace(draw, norms=squared(under_way.norms, draw.groups.tolist(), scale))
         last = at.add(draw, self._sink.pending)
@@ -400,7 +376,6 @@ class Taps:
         """Decide what the backward passes since the last update were, and hand over those that are draws."""
         at, window = self._at, self._window
         self._at = AtTheta()
-        kept, self._kept = self._kept, None
         if self._passes:  # that raised
             self._passes.clear()
             self._forget_sketch()
@@ -423,12 +398,13 @@ class Taps:
             tuple(at.draws),
             self._examples(),
             divisor,
-            kept,
+            self._outcomes.settle(),
         )
         window.draws += len(at.draws)
         window.thetas += 1
         if not self._sink.draws(item):
             window.dropped += len(at.draws)
+            self._outcomes.add(None)  # whatever comes next, it is not of the theta that was written last
             self._forget_sketch()
             return
         for index, counts in at.sketches:
@@ -448,7 +424,7 @@ class Taps:
         if self._window is not None:
             self._settle()
             self._steps.at(theta)
-            self._kept = self._scale.stepped(optimizer, theta)
+            self._outcomes.add(self._scale.stepped(optimizer, theta))
         self._at.full = False
         if self._steps:
             self._steps.finish(theta, optimizer)
@@ -456,8 +432,12 @@ class Taps:
         phase = theta % self._sampling.every
         if self._window is not None and (phase == 0 or phase >= self._sampling.burst):
             self._end_window()
-        if self._probe is not None and theta % self._probe.every == 0:
-            self._run_probe(self._probe)
+        if self._probing.due(theta):
+            self._paused = True
+            try:
+                self._probing.run(theta)
+            finally:
+                self._paused = False
         self._begin()
 
     def _end_window(self) -> None:
@@ -465,48 +445,6 @@ class Taps:
         self._forget_sketch()
         if window is not None and window.backwards:
             self._sink.end_window(window.end(self._origin))
-
-    def _run_probe(self, probe: Probe) -> None:
-        model = self._model()
-        if model is None:
-            return
-        self._unprobed = None
-        if not self._sink.room():
-            self._sink.end_window(
-                WindowEnd(
-                    window_id(self._theta, probe=True),
-                    WindowKind.PROBE,
-                    self._theta,
-                    self._theta,
-                    probe.draws,
-                    probe.draws,
-                    self._origin,
-                    skipped=True,
-                )
-            )
-            return
-        self._paused = True
-        try:
-            run_probe(
-                probe,
-                model=model,
-                parameters=self._hooks.parameters(model),
-                gatherer=self._gatherer,
-                sink=self._sink,
-                theta=self._theta,
-                sampling=self._sampling,
-                batch_size=self._batch_size,
-                scale=self._scale.tensor,
-                origin=self._origin,
-            )
-        except ProbeError as error:
-            self._probe = None
-            self._sink.event("probe_failed", str(error), step=self._theta)
-            self._sink.warn_once(
-                "probe", "gradnoise stops probing: at step %d the probe's closure failed: %s", self._theta, error
-            )
-        finally:
-            self._paused = False
 
     # --- the rest --------------------------------------------------------------------------------------------
 
@@ -544,7 +482,7 @@ class Taps:
         self._passes.clear()
         self._at = AtTheta(full=True)
         if torch._C._current_graph_task_id() == -1:
-            self._hooks.disarm()
+            self._listener.end()
             self._updates.remove(place)
 
 
