@@ -246,3 +246,41 @@ def test_the_process_without_a_producer_serves_all_that_appear_until_the_last_ha
     assert said.count("rows of draws") == 2
     assert {Progress.read(tmp_path, each).state for each in Dump(tmp_path).producers()} == {ShipState.DONE}  # type: ignore[union-attr]
     assert not list(tmp_path.glob("*.lease"))
+
+
+RANK = """
+import sys, torch
+from gradnoise.collector import Sampling, _launch, attach
+_launch._UNSEEN = 60.0  # however slowly the machine starts the shipper
+torch.manual_seed(0)
+model = torch.nn.Linear(6, 3)
+optimizer = torch.optim.SGD(model.parameters(), 0.01)
+sampling = Sampling(burst=5, every=5)
+handle = attach(model, optimizer, dump=sys.argv[1], endpoint=sys.argv[2], run="job", sampling=sampling)
+for step in range(10):
+    optimizer.zero_grad()
+    model(torch.randn(8, 6)).pow(2).mean().backward()
+    optimizer.step()
+handle.close(timeout=40)
+stats = handle.stats()
+print(stats.recorded, stats.shipped, stats.error)
+"""
+
+
+def test_the_ranks_of_a_machine_share_a_shipper(
+    tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = []
+    for rank in range(2):
+        job = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        command = [sys.executable, "-c", RANK, str(tmp_path / "d"), server.endpoint]
+        ranks.append(
+            subprocess.Popen(command, env=os.environ | job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    said = [rank.communicate(timeout=90) for rank in ranks]
+    assert [out for out, _ in said] == ["20 20 None\n"] * 2, said
+    assert_stored(server.ingest, tmp_path / "d")
+    assert server.ingest.opens == 2
+    log = tmp_path / "d" / "ship.log"
+    until(lambda: log.read_text().count("rows of draws") == 2, what="the shipper's end")
+    assert "standing by" not in log.read_text()

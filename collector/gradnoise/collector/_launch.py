@@ -26,7 +26,7 @@ _SILENCE = 10.0  # seconds without contact that are worth a word while the train
 _RESTARTS = 5  # times that a shipper that died is started again,
 _PAUSE = 2.0  # after so many seconds, doubled each time
 _UNSERVED = 10.0  # seconds without any shipper after which a rank starts its own,
-_UNSEEN = 1.0  # or, of a rank that none has ever looked at and that ends
+_UNSEEN = 3.0  # or, of a rank that none has ever looked at and that ends
 _LOOK_FOR_ANOTHER = 0.25
 # What a shipper ends with when another one would fare no better: failed, wrong usage, unreachable.
 _FINAL = frozenset({1, 2, 3})
