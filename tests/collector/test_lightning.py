@@ -403,13 +403,23 @@ def test_a_disabled_collector_changes_nothing(
     assert not (tmp_path / "dump").exists()
 
 
-def test_a_copy_of_the_callback_carries_no_handle(callback: GradNoise) -> None:
+def test_a_copy_of_the_callback_is_closed(callback: GradNoise) -> None:
     trainer(callback).fit(module(), loader())
     del callback.log, callback.log_dict  # Lightning puts them there: they hold the model
     copy = pickle.loads(pickle.dumps(callback))
-    assert callback.handle is not None
-    assert copy.handle is None
+    assert copy.handle.stats().state == "closed"
     assert copy._options == callback._options
+
+
+def test_outside_bursts_nothing_is_logged(tmp_path: Path) -> None:
+    callback = GradNoise(dump=tmp_path / "dump", sampling=Sampling(burst=2, every=4))
+    model = module()
+    trainer(callback, max_epochs=2).fit(model, loader())
+    taken = [step for step in range(12) if step % 4 < 2]
+    expected = {(8 * (step // 4), step % 4): model.expected[step] for step in taken}
+    assert_recorded(tmp_path / "dump", expected)
+    steps = rows(tmp_path / "dump", Table.STEPS)
+    assert [(row["step"], row["loss"]) for row in steps] == [(s, pytest.approx(model.losses[s])) for s in taken]
 
 
 def test_no_event_says_that_anything_went_wrong(callback: GradNoise, tmp_path: Path) -> None:

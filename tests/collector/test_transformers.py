@@ -254,6 +254,17 @@ def test_evaluation_in_between_is_not_recorded(tmp_path: Path) -> None:
     assert_recorded(tmp_path / "dump", numbered(its.expected))
 
 
+def test_outside_bursts_nothing_is_logged(tmp_path: Path) -> None:
+    its = trainer(tmp_path, classifier(), Examples(24), num_train_epochs=2)
+    its.add_callback(GradNoiseCallback(its, dump=tmp_path / "dump", sampling=Sampling(burst=2, every=4)))
+    its.train()
+    taken = [step for step in range(12) if step % 4 < 2]
+    assert_recorded(tmp_path / "dump", {(8 * (step // 4), step % 4): its.expected[step] for step in taken})
+    steps = rows(tmp_path / "dump", Table.STEPS)
+    losses = [pytest.approx(its.losses[step], rel=1e-5) for step in taken]
+    assert [(row["step"], row["loss"]) for row in steps] == list(zip(taken, losses, strict=True))
+
+
 @pytest.mark.parametrize(
     ("examples", "options", "sizes"),
     [

@@ -45,6 +45,10 @@ class Handle(Recording):
         if self._taps is not None:
             self._taps.log(loss, batch_size, divisor, metrics)
 
+    def wants(self) -> bool:
+        """Return whether the step being taken is part of a burst: a loop that logs only then has a row a draw."""
+        return self._taps is not None and self._taps.recording
+
     def _theta(self) -> int:
         return 0 if self._taps is None else self._taps.theta
 

@@ -139,6 +139,11 @@ class Taps:
         """Parameter updates since attach."""
         return self._theta
 
+    @property
+    def recording(self) -> bool:
+        """Whether the step being taken is part of a burst."""
+        return self._window is not None
+
     # --- entry points: called by torch or by the user's loop -------------------------------------------------
 
     def _on_any_update(self, optimizer: Optimizer, args: object, kwargs: object) -> None:

@@ -43,11 +43,11 @@ _Callbacks: Any = type("_Callbacks", _callbacks(), {})
 class GradNoise(_Callbacks):  # type: ignore[misc]
     """Records the gradient noise of a Lightning training.
 
-    Of every step it logs the loss (of several microbatches their mean), the batch size where all tensors of a batch
-    agree on their first dimension, the divisor (``accumulate_grad_batches``, with automatic optimisation) and the
-    metric ``global_step``. With manual optimisation a step of several backward passes has no loss and no divisor: say
-    it yourself by ``callback.handle.log(divisor=...)`` before the step. Validation, testing and the sanity check are
-    not recorded. Nothing is kept in checkpoints: a training that is resumed is a run of its own, unless
+    Of every step of a burst it logs the loss (of several microbatches their mean), the batch size where all tensors of
+    a batch agree on their first dimension, the divisor (``accumulate_grad_batches``, with automatic optimisation) and
+    the metric ``global_step``. With manual optimisation a step of several backward passes has no loss and no divisor:
+    say it yourself by ``callback.handle.log(divisor=...)`` before the step. Validation, testing and the sanity check
+    are not recorded. Nothing is kept in checkpoints: a training that is resumed is a run of its own, unless
     ``GRADNOISE_RESUME`` is set and the run has the same name.
 
     Args:
@@ -80,9 +80,6 @@ class GradNoise(_Callbacks):  # type: ignore[misc]
         self._sizes: set[int | None] = set()  # of the batches since the last step
         self._logged = -1  # global step of the last row
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"handle": None}  # a copy, or a spawned process's, records nothing by itself
-
     def on_train_start(self, trainer: Any, pl_module: torch.nn.Module) -> None:
         """Attach: the model is wrapped, restored and on its device, and the sanity check is over."""
         self.close()
@@ -102,7 +99,7 @@ class GradNoise(_Callbacks):  # type: ignore[misc]
 
     def on_train_batch_start(self, trainer: Any, pl_module: torch.nn.Module, batch: Any, batch_idx: int) -> None:
         """Take the batch's size."""
-        if self.handle is None:
+        if self.handle is None or not self.handle.wants():
             return
         if not self._backwards:
             self._sizes.clear()
@@ -110,7 +107,7 @@ class GradNoise(_Callbacks):  # type: ignore[misc]
 
     def on_before_backward(self, trainer: Any, pl_module: torch.nn.Module, loss: torch.Tensor) -> None:
         """Take the loss, as it is differentiated: divided for accumulation, and scaled where there is a scaler."""
-        if self.handle is None:
+        if self.handle is None or not self.handle.wants():
             return
         loss = loss.detach()
         self._loss = loss if self._loss is None else self._loss + loss
@@ -124,7 +121,7 @@ class GradNoise(_Callbacks):  # type: ignore[misc]
         self._loss, self._backwards = None, 0
         step = trainer.global_step
         # A closure may be called again within one step (a line search): it is the first that is of this theta.
-        if step == self._logged or loss is None:
+        if step == self._logged or loss is None or not self.handle.wants():
             return
         self._logged = step
         divisor = trainer.accumulate_grad_batches if pl_module.automatic_optimization else None

@@ -30,12 +30,12 @@ __all__ = ["GradNoiseCallback"]
 class GradNoiseCallback(transformers.TrainerCallback):
     """Records the gradient noise of a training with ``transformers.Trainer``.
 
-    Of every step it logs the batch size (null for the last of an epoch where that one may be smaller), the loss, the
-    divisor and the metric ``global_step``. Loss and, with gradient accumulation, divisor are known only to the trainer,
-    which does not pass itself to callbacks: they stay null without ``trainer``. The divisor stays null, too, where the
-    trainer divides by the items (tokens) of the whole accumulated batch: each microbatch then has a weight of its own,
-    and its draw lies in the dump as it was added up. Nothing is kept in checkpoints. A training that ends by an
-    exception is closed with the interpreter, by the next training, or by :meth:`close`.
+    Of every step of a burst it logs the batch size (null for the last of an epoch where that one may be smaller), the
+    loss, the divisor and the metric ``global_step``. Loss and, with gradient accumulation, divisor are known only to
+    the trainer, which does not pass itself to callbacks: they stay null without ``trainer``. The divisor stays null,
+    too, where the trainer divides by the items (tokens) of the whole accumulated batch: each microbatch then has a
+    weight of its own, and its draw lies in the dump as it was added up. Nothing is kept in checkpoints. A training that
+    ends by an exception is closed with the interpreter, by the next training, or by :meth:`close`.
 
     Args:
         trainer: the trainer that this is a callback of.
@@ -85,6 +85,8 @@ class GradNoiseCallback(transformers.TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note the trainer's sum of losses."""
         self._microbatches = 0
+        if self.handle is None or not self.handle.wants():
+            return
         running = getattr(self._trainer(), "_tr_loss", None)
         self._loss_before = None if running is None else running.detach().clone()
 
@@ -94,12 +96,11 @@ class GradNoiseCallback(transformers.TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log the step that is about to be taken."""
-        if self.handle is None:
+        before, self._loss_before = self._loss_before, None
+        if self.handle is None or not self.handle.wants():
             return
-        loss = None
-        if self._loss_before is not None:
-            running = getattr(self._trainer(), "_tr_loss", None)
-            loss = None if running is None else running.detach() - self._loss_before
+        running = getattr(self._trainer(), "_tr_loss", None)
+        loss = None if before is None or running is None else running.detach() - before
         self.handle.log(
             loss=loss,
             batch_size=_batch_size(args, state, kwargs.get("train_dataloader")),
