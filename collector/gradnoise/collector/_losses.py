@@ -60,7 +60,7 @@ def loss_of(closure: Callable[[], Any]) -> Any:
             raise ProbeError("the closure's iterator is exhausted: it must own one that starts again") from error
 
 
-def losses_of(full: Callable[[], Any]) -> Generator[Any]:
+def losses_of(full: Callable[[], Any], what: str = "full") -> Generator[Any]:
     """Yield what the pass over the data yields, each made with gradients on and when it is asked for.
 
     The user's iterator is closed with this one, so that what it holds open (an autocast context, the workers of a
@@ -69,11 +69,11 @@ def losses_of(full: Callable[[], Any]) -> Generator[Any]:
     Raises:
         ProbeError: it raised.
     """
-    with _blaming("full"), torch.enable_grad():
+    with _blaming(what), torch.enable_grad():
         iterator = iter(full())
     try:
         while True:
-            with _blaming("full"), torch.enable_grad():
+            with _blaming(what), torch.enable_grad():
                 given = next(iterator, _END)
             if given is _END:
                 return

@@ -67,3 +67,31 @@ def test_what_no_estimate_can_be_made_of() -> None:
     with pytest.raises(AllZero):
         block_sums.finalize(block_sums.update(state, np.zeros(40)))
     assert state == block_sums.zero(40)
+
+
+def test_a_sample_of_blocks_estimates_the_whole() -> None:
+    rng = np.random.default_rng(2)
+    values = stable.rvs(1.4, 1.0, 1_000_000, rng)
+    values[::50] = 0.0
+    blocks = values.reshape(1000, 1000)
+    sums, logs = blocks.sum(axis=1), np.log(np.abs(blocks) + block_sums.EPS).sum(axis=1)
+    whole = estimators.mmo(values)
+    same = block_sums.of_sample(10**6, 1000, sums, logs, 20_000)
+    assert (same.value, same.se) == pytest.approx((whole.value, whole.se), rel=1e-9)
+    errors = []
+    for _ in range(200):
+        chosen = rng.choice(1000, 50, replace=False)
+        found = block_sums.of_sample(10**6, 1000, sums[chosen], logs[chosen], 1000)
+        errors.append((1 / found.value - 1 / whole.value) / (found.se / found.value**2))
+    assert np.mean(errors) == pytest.approx(0.0, abs=0.3)
+    assert np.std(errors) == pytest.approx(0.97, abs=0.15)
+    assert found.n == 50_000
+    assert "50 of 1000 blocks" in found.method
+    assert any("2.0% of the values are exactly 0" in warning for warning in found.warnings)
+    for wrong in ([1.0], [np.nan, 1.0]):
+        with pytest.raises((TooFewValues, NonFiniteValues)):
+            block_sums.of_sample(100, 10, wrong, wrong, 0)
+    with pytest.raises(InvalidInput, match="each of 2 sums"):
+        block_sums.of_sample(100, 10, [1.0, 2.0], [1.0], 0)
+    with pytest.raises(AllZero):
+        block_sums.of_sample(100, 10, [0.0, 0.0], [-36.0, -36.0], 20)

@@ -3,9 +3,9 @@
 ``stable`` and ``gaussian`` are the laws and their maximum-likelihood fits, ``sketch`` the fit of more values than fit
 into memory, ``estimators`` other estimators of α, ``block_sums`` the published one of more values than fit into memory,
 ``tail_index`` those of a Pareto tail. ``compare`` tests the Gaussian and holds finite-variance ``rivals`` against the
-stable law, ``goodness`` asks whether a law fits at all, ``aggregation`` what becomes of α in sums, ``normality`` are the
-classical tests. ``contrasts`` turns draws of the gradient into noise, ``forms`` reads a noise matrix in the forms of the
-literature, ``decomposition`` says how much of the tail across parameters is a spread of scales, ``drift`` and
+stable law, ``goodness`` asks whether a law fits at all, ``aggregation`` what becomes of α in sums, ``normality`` are
+the classical tests. ``contrasts`` turns draws of the gradient into noise, ``forms`` reads a noise matrix in the forms
+of the literature, ``decomposition`` says how much of the tail across parameters is a spread of scales, ``drift`` and
 ``dependence`` look at the order of the draws, ``adam`` is the noise of ADAM's momentum. Results are frozen dataclasses
 built from ``Estimate``.
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from gradnoise.analyzer.stats._alpha import any_shape, require_finite
 from gradnoise.analyzer.stats._block_sum import EPS, block_length, published
-from gradnoise.analyzer.stats._estimate import MIN_VALUES, AllZero, InvalidInput, NonFiniteValues, TooFewValues
+from gradnoise.analyzer.stats._estimate import MIN_VALUES, AllZero, InvalidInput, NonFiniteValues, TooFewValues, as_real
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gradnoise.analyzer.stats._alpha import AlphaEstimate
     from gradnoise.analyzer.stats._estimate import Floats
 
-__all__ = ["EPS", "BlockSums", "cut", "extend", "finalize", "update", "zero"]
+__all__ = ["EPS", "BlockSums", "cut", "extend", "finalize", "of_sample", "update", "zero"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +136,29 @@ def finalize(state: BlockSums) -> AlphaEstimate:
     mean = state.total / blocks
     variance = max(state.squares - blocks * mean * mean, 0.0) / (blocks - 1)
     return published(state.n, state.m, state.zeros / state.n, mean, math.sqrt(variance / blocks))
+
+
+def of_sample(n: int, m: int, sums: ArrayLike, logs: ArrayLike, zeros: int) -> AlphaEstimate:
+    """``estimators.mmo`` of ``n`` values from a random sample of their blocks.
+
+    ``sums`` and ``logs``: sums of the values and of ln(|X| + ε) over whole blocks of ``m``; ``zeros``: exact zeros
+    among them. The value is that of all blocks up to the sampling, which the error covers: it takes blocks as
+    independent, as that of all of them does.
+
+    Raises ``InvalidInput`` for other than as many sums as logarithms, ``NonFiniteValues``, ``TooFewValues`` (fewer
+    than 2 blocks), ``AllZero``.
+    """
+    y, x = as_real(sums, "sums", 1).astype(np.float64), as_real(logs, "logs", 1).astype(np.float64)
+    if len(x) != len(y):
+        raise InvalidInput(f"logs: expected one entry for each of {len(y)} sums, got {len(x)}")
+    if len(y) < 2:
+        raise TooFewValues(f"sums: expected at least 2 blocks, got {len(y)}")
+    require_finite(y, "sums")
+    require_finite(x, "logs")
+    used = len(y) * m
+    if zeros == used:
+        raise AllZero(f"sums: all {used} values are exactly 0; there is no noise to estimate from")
+    deviations = np.log(np.abs(y) + EPS) - x / m
+    se = float(deviations.std(ddof=1)) / math.sqrt(len(y))
+    found = published(n, m, zeros / used, float(deviations.mean()), se)
+    return dataclasses.replace(found, n=used, method=f"{found.method}; {len(y)} of {n // m} blocks, at random")

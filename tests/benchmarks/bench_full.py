@@ -1,0 +1,114 @@
+"""The α evaluation of a whole pass: streamed, sampled, and as published, with all gradients in memory.
+
+Each variant runs in a process of its own on the same network and data; times are CPU times of it, the best of some
+repeats, and peaks are of the resident memory above that of the loaded network. The published procedure (Simsekli et
+al. 2019) is: the gradients of all minibatches stacked, less their mean, block sums of all values.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import multiprocessing
+import resource
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gradnoise.studies import full_alpha, sampled_alpha
+from tests.benchmarks.networks import conv3c3d
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MINIBATCHES, BATCH, REPEATS = 32, 64, 3
+
+
+def published(model: nn.Module, losses: Callable[[], Iterator[torch.Tensor]]) -> float:
+    """All gradients in memory, as the procedure was published, in torch."""
+    stacked = []
+    for loss in losses():
+        model.zero_grad()
+        loss.backward()
+        stacked.append(torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]))
+    gradients = torch.cat(stacked).view(len(stacked), -1)
+    values = (gradients - gradients.sum(0) / len(stacked)).view(-1, 1)
+    n = values.numel()
+    m = max(i for i in range(1, 1 + int(math.sqrt(n))) if n % i == 0)
+    eps = 2.220446049250313e-16
+    sums = values.view(-1, m).sum(1)
+    sums_log = torch.log(sums.abs() + eps).mean()
+    values_log = torch.log(values.norm(dim=1) + eps).mean()
+    return float(math.log(m) / (sums_log - values_log))
+
+
+def only_gradients(model: nn.Module, losses: Callable[[], Iterator[torch.Tensor]]) -> float:
+    """The pass alone."""
+    for loss in losses():
+        model.zero_grad()
+        loss.backward()
+    return math.nan
+
+
+VARIANTS: dict[str, Callable[..., float]] = {
+    "gradients of the pass alone": only_gradients,
+    "published procedure": published,
+    "full_alpha": lambda model, losses: float(full_alpha(model, losses).alpha.value),
+    "sampled_alpha": lambda model, losses: float(sampled_alpha(model, losses, minibatches=MINIBATCHES).alpha.value),
+}
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20
+
+
+def measured(name: str, repeats: int, out: Any) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = conv3c3d()
+    batches = [(torch.randn(BATCH, 3, 32, 32), torch.randint(0, 10, (BATCH,))) for _ in range(MINIBATCHES)]
+
+    def losses(count: int = MINIBATCHES) -> Iterator[torch.Tensor]:
+        return (nn.functional.cross_entropy(model(x), y) for x, y in batches[:count])
+
+    only_gradients(model, lambda: losses(2))
+    if name != "gradients of the pass alone":
+        model.zero_grad()
+        full_alpha(model, lambda: losses(2))  # imports and compilation
+    gc.collect()
+    before = peak()
+    times = []
+    value = math.nan
+    for _ in range(repeats):
+        start = time.process_time()
+        value = VARIANTS[name](model, losses)
+        times.append(time.process_time() - start)
+    out.put((min(times), peak() - before, value))
+
+
+def main(repeats: int = REPEATS) -> None:
+    d = sum(p.numel() for p in conv3c3d().parameters())
+    print(
+        f"3c3d, {d} parameters, {MINIBATCHES} minibatches of {BATCH}; one gradient {4 * d / 2**20:.1f} MB, all of them "
+        f"{4 * d * MINIBATCHES / 2**20:.0f} MB; one thread, best of {repeats}"
+    )
+    context = multiprocessing.get_context("spawn")
+    base = None
+    for name in VARIANTS:
+        out = context.SimpleQueue()
+        process = context.Process(target=measured, args=(name, repeats, out))
+        process.start()
+        seconds, memory, value = out.get()
+        process.join(60)
+        base = base or seconds
+        print(
+            f"{name:<28} {seconds:6.2f} s   {seconds / base:4.2f} x   peak +{memory:6.1f} MB"
+            + ("" if math.isnan(value) else f"   alpha {value:.6f}")
+        )
+
+
+if __name__ == "__main__":
+    main()
