@@ -17,28 +17,31 @@ from .loops import Data, assert_recorded, counted, messages, mlp, train
 from .test_bursts import sgd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
 class Device:
-    """Stands for ``torch.cuda``."""
+    """Stands for ``torch.cuda``: what is queued on its streams is done when :meth:`deliver` is called."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.current = "main"
         self.streams = 0
+        self.queue: list[Callable[[], object]] = []
 
     def Stream(self, device: torch.device) -> Any:
         self.streams += 1
         name = f"side of {device}"
-        return SimpleNamespace(name=name, wait_stream=lambda other: self.asked.append(f"{name} waits for {other.name}"))
 
-    def Event(self, *, blocking: bool) -> Any:
-        assert blocking
+        def synchronize() -> None:
+            self.asked.append(f"{name} is waited for")
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
         return SimpleNamespace(
-            record=lambda stream: self.asked.append(f"event on {stream.name}"),
-            synchronize=lambda: self.asked.append("the event is waited for"),
+            name=name,
+            wait_stream=lambda other: self.asked.append(f"{name} waits for {other.name}"),
+            synchronize=synchronize,
         )
 
     def current_stream(self, device: torch.device) -> Any:
@@ -54,19 +57,32 @@ class Device:
         self.asked.append("is it capturing?")
         return True
 
+    def deliver(self) -> None:
+        for each in self.queue:
+            each()
+        self.queue.clear()
+
 
 class Values:
     """Stands for a tensor on such a device."""
 
     is_cuda = True
     dtype = torch.float32
-    shape = (2,)
 
-    def __init__(self, device: Device, number: int) -> None:
+    def __init__(self, device: Device, number: int, values: torch.Tensor) -> None:
         self._device = device
+        self.values = values
+        self.shape = values.shape
         self.device = torch.device("cuda", number)
 
     def detach(self) -> Self:
+        return self
+
+    def numel(self) -> int:
+        return self.values.numel()
+
+    def reshape(self, size: int) -> Self:
+        self.values = self.values.reshape(size)
         return self
 
     def record_stream(self, stream: Any) -> None:
@@ -76,49 +92,83 @@ class Values:
 class Pinned:
     """Stands for pinned memory."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, memory: torch.Tensor) -> None:
         self._device = device
+        self._memory = memory
 
-    def copy_(self, values: Values, *, non_blocking: bool) -> None:
+    def __getitem__(self, part: slice) -> Pinned:
+        return Pinned(self._device, self._memory[part])
+
+    def copy_(self, values: Any, *, non_blocking: bool) -> None:
         assert non_blocking
-        self._device.asked.append(f"copy on {self._device.current}")
+        what = values.values if isinstance(values, Values) else values
+        self._device.asked.append(f"copy of {what.numel()} on {self._device.current}")
+        self._device.queue.append(lambda: self._memory.copy_(what))
 
     def numpy(self) -> Any:
-        return np.ones(2, np.float32)
+        return self._memory.numpy()
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     fake = Device()
 
-    def empty(shape: tuple[int, ...], *, dtype: torch.dtype, device: str, pin_memory: bool) -> Pinned:
-        assert (shape, dtype, device, pin_memory) == ((2,), torch.float32, "cpu", True)
-        return Pinned(fake)
+    def empty(count: int, *, dtype: torch.dtype, device: str, pin_memory: bool) -> Pinned:
+        assert (dtype, device, pin_memory) == (torch.float32, "cpu", True)
+        return Pinned(fake, torch.full((count,), 9.0))  # what lay there before
 
-    monkeypatch.setattr(_copy, "_streams", {})
-    monkeypatch.setattr(_copy, "torch", SimpleNamespace(cuda=fake, empty=empty))
+    def ones(count: int, *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        assert device.type == "cuda"
+        return torch.ones(count, dtype=dtype)
+
+    monkeypatch.setattr(_copy, "_sides", {})
+    monkeypatch.setattr(_copy, "torch", SimpleNamespace(cuda=fake, empty=empty, ones=ones))
     return fake
 
 
-def test_a_copy_is_made_on_a_side_stream_and_waited_for_by_who_asks_for_it(device: Device) -> None:
+def test_a_copy_is_made_on_a_side_stream_and_waited_for_by_who_asks_for_it(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in (0, 1, 0):
         device.asked.clear()
-        values: Any = Values(device, number)
+        wanted = torch.randn(2, 3)
+        values: Any = Values(device, number, wanted)
         fetch = to_host(values)
         assert device.asked == [
             f"side of cuda:{number} waits for main of cuda:{number}",
-            f"copy on side of cuda:{number}",
-            f"event on side of cuda:{number}",
+            f"copy of 6 on side of cuda:{number}",
+            f"copy of 1 on side of cuda:{number}",
             f"kept for side of cuda:{number}",
         ]
         device.asked.clear()
-        assert fetch().tolist() == [1.0, 1.0]
-        assert device.asked == ["the event is waited for"]
+        looks: list[float] = []
+
+        def sleep(seconds: float, looks: list[float] = looks) -> None:
+            looks.append(seconds)
+            if len(looks) == 3:
+                device.deliver()
+
+        monkeypatch.setattr(_copy, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep))
+        np.testing.assert_array_equal(fetch(), wanted.numpy())
+        np.testing.assert_array_equal(fetch(), wanted.numpy())
+        assert len(looks) == 3
+        assert device.asked == []  # nothing of the device's own is asked, even by who waits
     assert device.streams == 2  # one a device
 
 
+def test_a_device_that_delivers_nothing_is_asked_why(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    values: Any = Values(device, 0, torch.ones(2))
+    fetch = to_host(values)
+    now = iter(range(0, 1000, 3))
+    monkeypatch.setattr(_copy, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=lambda seconds: None))
+    device.asked.clear()
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        fetch()
+    assert device.asked == ["side of cuda:0 is waited for"]
+
+
 def test_only_a_device_is_asked_whether_it_captures(device: Device) -> None:
-    values: Any = Values(device, 0)
+    values: Any = Values(device, 0, torch.ones(2))
     assert is_captured(values)
     assert not is_captured(torch.ones(2))
     assert device.asked == ["is it capturing?"]

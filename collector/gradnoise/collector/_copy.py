@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,16 +16,27 @@ if TYPE_CHECKING:
 
 __all__ = ["is_captured", "to_device", "to_host"]
 
-_streams: dict[torch.device, torch.cuda.Stream] = {}
+_PATIENCE = 10.0  # seconds until a device that delivers nothing is asked why
+_LOOK = 0.001  # seconds between two looks at what it delivers
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """The side stream of a device, and a one of each dtype there: copied after values it shows that they have come."""
+
+    stream: torch.cuda.Stream
+    ones: dict[torch.dtype, torch.Tensor]
+
+
+_sides: dict[torch.device, _Side] = {}
 
 
 def to_host(values: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
     """Start the copy of a tensor to the host; return a function that waits for it and gives it as an array.
 
     The tensor must not be written into afterwards. On CUDA the copy goes to pinned memory, on a side stream that waits
-    for what the present one has queued: the host goes on, the present stream goes on, and the thread that calls the
-    function sleeps until the copy has arrived. Pinned memory comes from torch's pool, into which it returns with the
-    array: what waits in the sink's bounded queue bounds it.
+    for what the present one has queued: neither the host nor the present stream waits. Pinned memory comes from
+    torch's pool, into which it returns with the array: what waits in the sink's bounded queue bounds it.
     """
     values = values.detach()
     if values.device.type == "cuda":
@@ -33,24 +46,33 @@ def to_host(values: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
 
 
 def _from_cuda(values: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
-    device = values.device
-    side = _streams.get(device)
+    device, shape, count = values.device, values.shape, values.numel()
+    side = _sides.get(device)
     if side is None:
-        side = _streams.setdefault(device, torch.cuda.Stream(device))
+        side = _sides.setdefault(device, _Side(torch.cuda.Stream(device), {}))
+    one = side.ones.get(values.dtype)
+    if one is None:
+        one = side.ones.setdefault(values.dtype, torch.ones(1, dtype=values.dtype, device=device))
     # The device is named because the user may have set another default.
-    pinned = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
-    arrived = torch.cuda.Event(blocking=True)  # its waiter sleeps instead of spinning
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        pinned.copy_(values, non_blocking=True)
-        arrived.record(side)
+    pinned = torch.empty(count + 1, dtype=values.dtype, device="cpu", pin_memory=True)
+    array: NDArray[np.float32] = pinned.numpy()
+    array[count] = 0
+    side.stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side.stream):
+        pinned[:count].copy_(values.reshape(-1), non_blocking=True)
+        pinned[count:].copy_(one, non_blocking=True)
     # Its memory is not given to another tensor of the stream it belongs to before the side stream has read it.
-    values.record_stream(side)
+    values.record_stream(side.stream)
 
     def fetch() -> NDArray[np.float32]:
-        arrived.synchronize()
-        array: NDArray[np.float32] = pinned.numpy()
-        return array
+        # No event is waited for: while some thread captures a CUDA graph, another one's asking may spoil the capture.
+        deadline = time.monotonic() + _PATIENCE
+        while not array[count]:
+            if time.monotonic() > deadline:
+                side.stream.synchronize()  # raises what went wrong on the device
+                break
+            time.sleep(_LOOK)
+        return array[:count].reshape(shape)
 
     return fetch
 
