@@ -96,6 +96,19 @@ def test_what_is_clipped_is_what_the_loop_steps_with(tmp_path: Path) -> None:
     assert factors(tmp_path) == [1.0, pytest.approx(0.5, rel=1e-5), None, 0.0]
 
 
+def test_of_large_groups_a_sample_shows_the_factor(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(30, 90), nn.Tanh(), nn.Linear(90, 30))
+    optimizer = plain(model)
+    with attach(model, optimizer, dump=tmp_path, sampling=Sampling(coordinates=1000, burst=8, every=8)):
+        for part in (1, 2, 8, 100):
+            optimizer.zero_grad()
+            for _ in range(2):
+                model(torch.randn(16, 30)).square().mean().backward()
+            nn.utils.clip_grad_norm_(model.parameters(), norm(model) / part)
+            optimizer.step()
+    assert factors(tmp_path) == pytest.approx([1, 1 / 2, 1 / 8, 1 / 100], rel=1e-5)
+
+
 def test_each_optimizer_is_compared_with_its_own_groups(tmp_path: Path) -> None:
     model, data = mlp(), Data()
     pair = [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in (model[0], model[2])]

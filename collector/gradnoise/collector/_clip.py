@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from gradnoise.collector._gather import UnsupportedGradientError, to_host
+from gradnoise.collector._gather import Gatherer, UnsupportedGradientError, to_host
 from gradnoise.collector._optimizers import grad_scale_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch.optim.optimizer import Optimizer
 
-    from gradnoise.collector._gather import Gatherer
+    from gradnoise.wire import Group
 
 __all__ = ["ClipMeter", "chosen"]
 
 _GROUPS = 4
+_COORDINATES = 64  # of each of them, of those that are recorded
 _ROUNDING = 1e-6  # of unscaling and of the norms
 
 
@@ -43,11 +46,17 @@ class ClipMeter:
     does not; there the factor tells how much of the norm was left.
 
     Args:
-        gatherer: picks the sampled coordinates.
+        groups: of the model.
     """
 
-    def __init__(self, gatherer: Gatherer) -> None:
-        self._gatherer = gatherer
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self._strides = [math.ceil(len(group.indices) / _COORDINATES) for group in groups]
+        self._gatherer = Gatherer(
+            [
+                replace(group, indices=group.indices[::stride])
+                for group, stride in zip(groups, self._strides, strict=True)
+            ]
+        )
         self._watched: dict[int, torch.nn.Parameter] = {}
         self._owned: weakref.WeakKeyDictionary[Optimizer, frozenset[int]] = weakref.WeakKeyDictionary()
         self._left: dict[int, torch.Tensor] = {}
@@ -73,8 +82,8 @@ class ClipMeter:
         for number in self._watched:
             part = parts.get(number)
             if part is not None:
-                held = before.get(number)
-                left[number] = part if held is None else held + part
+                sample, held = part[:: self._strides[number]], before.get(number)
+                left[number] = sample if held is None else held + sample
 
     def at_step(self, optimizer: Optimizer, scale: torch.Tensor | None) -> Callable[[], float | None] | None:
         """Return what gives the factor, or finds that it cannot be known; called as the optimiser is about to step.

@@ -92,9 +92,8 @@ class Taps:
         self._averaged = averages_gradients(model)
         self._processes = processes_averaged(model)
         # What lies in .grad is laid out in another way than what arrives there, and each gatherer knows one layout.
-        held_gradients = Gatherer(info.groups)
-        self._clip = ClipMeter(held_gradients)
-        self._check = SelfCheck(held_gradients, self._names, sink)
+        self._check = SelfCheck(Gatherer(info.groups), self._names, sink)
+        self._clip = ClipMeter(info.groups)
         if self._averaged:
             self._check.stop()
         self._sketcher = Sketcher() if sampling.sketch else None
