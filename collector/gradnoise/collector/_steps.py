@@ -148,7 +148,8 @@ class Steps:
         if value is None:
             return None
         if isinstance(value, torch.Tensor) and value.numel() == 1:
-            fetch = to_host(value.detach().reshape(1).to(torch.float64, copy=True))
+            dtype = torch.float32 if value.device.type == "mps" else torch.float64  # which Apple's GPUs have not
+            fetch = to_host(value.detach().reshape(1).to(dtype, copy=True))
             return lambda: float(fetch()[0])
         try:
             return float(value)
