@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def named(model: Any) -> Any:
+    """Its parameters, of whose gradients mypy need not know that they are there."""
+    return model.named_parameters()
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_what_is_unfrozen_later_is_recorded_from_the_next_step_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, known: bool
@@ -118,9 +123,6 @@ def test_adversaries_take_turns(tmp_path: Path, caplog: pytest.LogCaptureFixture
         def forward(self, x: torch.Tensor) -> Any:
             return self.d(self.g(x)).mean()
 
-    def named(model: Any) -> Any:
-        return model.named_parameters()
-
     model, data = Both(), Data()
     pair = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (model.d, model.g)]
     signs = (1, -1)
@@ -194,3 +196,54 @@ def test_bursts_for_which_there_is_no_room_are_skipped_whole(
     assert (skipped["first_step"], skipped["last_step"]) == (4, 5)
     assert counted(tmp_path) == {"burst_skipped": 2}
     assert len(messages(caplog)) == 1
+
+
+def test_probes_for_which_there_is_no_room_are_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradnoise.collector import Probe
+    from gradnoise.collector._sink import Sink
+
+    model, data, calls = mlp(), Data(), []
+
+    def closure() -> torch.Tensor:
+        calls.append(1)
+        return loss_of(model, data())
+
+    asked: list[Sink] = []
+
+    def room(sink: Sink) -> bool:
+        asked.append(sink)
+        return len(asked) > 1
+
+    monkeypatch.setattr(Sink, "room", room)
+    optimizer = plain(model)
+    probe = Probe(closure, draws=4, every=2)
+    with attach(model, optimizer, dump=tmp_path, sampling=Sampling(burst=0), probe=probe) as handle:
+        train(model, optimizer, data, 4)
+        assert handle.stats().skipped_bursts == 1
+    windows = {
+        w["window"]: (w["kind"], w["declared"], w["recorded"], w["dropped"]) for w in rows(tmp_path, Table.WINDOWS)
+    }
+    assert windows == {5: ("probe", 4, 0, 4), 9: ("probe", 4, 4, 0)}
+    assert len(calls) == 4
+    assert counted(tmp_path) == {"burst_skipped": 4}
+
+
+def test_a_loop_that_does_not_step_for_a_while(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Gradients that are thrown away are draws all the same: of the theta that stays."""
+    model, data = mlp(), Data()
+    optimizer = plain(model)
+    expected = {}
+    with attach(model, optimizer, dump=tmp_path, sampling=Sampling(burst=4, every=4)) as handle:
+        for turn in range(12):
+            optimizer.zero_grad()
+            loss_of(model, data()).backward()
+            expected[0, turn] = {n: p.grad.numpy().ravel().copy() for n, p in named(model)}
+            if turn % 3 == 2:
+                optimizer.step()
+        assert handle.stats().theta == 4
+    assert_recorded(tmp_path, expected)
+    thetas = [row["theta"] for row in rows(tmp_path) if row["group"] == "0.bias"]
+    assert thetas == [turn // 3 for turn in range(12)]
+    assert messages(caplog) == []

@@ -135,3 +135,24 @@ def test_skipped_steps_of_accumulated_microbatches(tmp_path: Path) -> None:
     for (window, draw, group), values in recorded(tmp_path).items():
         if draw != 3:
             np.testing.assert_array_equal(values, 2 * expected[window, draw][group])
+
+
+def test_of_two_fused_optimizers_both_have_to_skip(tmp_path: Path) -> None:
+    model, data = mlp(), Data()
+    pair = [torch.optim.SGD(layer.parameters(), lr=0.1, fused=True) for layer in (model[0], model[2])]
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    with attach(model, pair, scaler=scaler, dump=tmp_path, sampling=Sampling(burst=10, every=10)):
+        for step in range(5):
+            model.zero_grad()
+            scaler.scale(loss_of(model, data())).backward()
+            if step in (1, 3):
+                model[2].bias.grad[0] = float("inf")
+            if step == 3:
+                model[0].bias.grad[0] = float("inf")
+            for optimizer in pair:
+                scaler.step(optimizer)
+            scaler.update()
+    thetas = [row["theta"] for row in rows(tmp_path) if row["group"] == "0.bias"]
+    assert thetas == [0, 2, 4, 6, 6]
+    events = [row["step"] for row in rows(tmp_path, Table.EVENTS) if row["kind"] == "skipped_step"]
+    assert events == [3, 6, 7]
