@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from gradnoise.analyzer.analysis import analyse
+from gradnoise.analyzer.assembly import read_windows
+from gradnoise.analyzer.stats import contrasts, forms
 from gradnoise.collector import CollectorError, Probe, Sampling, attach
-from gradnoise.wire import Table
+from gradnoise.wire import Dump, Table
 
 from .loops import Data, assert_recorded, by_hand, counted, loss_of, messages, mlp, rows, sampled, train
 from .test_bursts import sgd
@@ -328,6 +331,40 @@ def test_training_with_passes_is_bit_equal_to_training_without(tmp_path: Path) -
     assert len({row["window"] for row in references(tmp_path / "True")}) == 2
     for name, value in trained[0].items():
         assert torch.equal(value, trained[1][name]), name
+
+
+def test_the_analysis_measures_against_the_full_gradient_and_reads_the_sketches(tmp_path: Path) -> None:
+    model = nn.Linear(40, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rng = torch.Generator().manual_seed(3)
+    x, y = torch.randn(800, 40, generator=rng), torch.randint(0, 4, (800,), generator=rng)
+    taken: list[NDArray[np.float32]] = []
+
+    def full() -> Iterator[Any]:
+        for part in torch.randperm(800).split(10):
+            loss = nn.functional.cross_entropy(model(x[part]), y[part])
+            taken.append(by_hand(model, loss)["weight"])
+            yield loss, 10
+
+    plan = Sampling(burst=0, coordinates=64, sketch=True)
+    with attach(model, optimizer, dump=tmp_path, sampling=plan, probe=Probe(every=1, full=full)):
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    (window,) = read_windows(Dump(tmp_path))
+    assert window.reference is not None
+    (group, _) = window.groups
+    noise = window.reference["weight"].values - group.values
+    by_pass = np.mean(taken, axis=0) - np.array(taken)
+    np.testing.assert_allclose(noise, by_pass[:, list(Dump(tmp_path).info.group("weight").indices)], atol=1e-6)
+    report = {(row.group, row.form): row for row in analyse(window).rows}
+    assert {row.reference for (_, form), row in report.items() if form != "pooled"} == {"full"}
+    found = report["weight", "per_parameter"]
+    assert found.alpha == pytest.approx(
+        forms.per_parameter(contrasts.full(group.values, window.reference["weight"].values)).alpha.value
+    )
+    assert (found.draws, found.verdict) == (80, "gaussian")
+    pooled = report["*", "pooled"]
+    assert (pooled.draws, pooled.coordinates, pooled.reference, pooled.status) == (80, 164, "pair", "ok")
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,9 @@ class _Probing:
             self.declared = min(self.declared, mean.minibatches)
         if mean.minibatches < 2:
             raise ProbeError(f"full gave {mean.minibatches} minibatches; expected a pass of at least 2")
-        self._sink.reference(mean.reference(self.window, self._theta, replacement=False if draws else None))
+        reference = mean.reference(self.window, self._theta, replacement=False if draws else None)
+        if not self._sink.reference(reference):
+            self._sink.event("dropped", "the full gradient was lost: the disk was slower", step=self._theta)
 
     def _minibatch(self, given: Any, what: str, *, draw: bool, mean: WholeGradient | None = None) -> None:
         """Differentiate one minibatch's loss; on return nothing holds its gradients."""
