@@ -11,7 +11,6 @@ import hashlib
 import os
 import sys
 import uuid
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from gradnoise.collector._groups import named
@@ -31,16 +30,14 @@ __all__ = [
     "starts_shipper",
 ]
 
-_attached: Counter[str] = Counter()
-
 
 def origin_of(model: torch.nn.Module) -> Origin:
     """Return whose minibatches the draws of ``model`` are; called once an attach.
 
     In a job of several ranks (``torch.distributed`` is initialised) it carries the rank, the number of ranks and an id
     of the job on which all ranks agree: the first of them to ask the process group's store for one sets it. Ranks meet
-    at the store's key by the model's parameter names and by how often such a model was attached to in the process, so
-    that a second attach is another job. Without a usable store the id is None, and the ranks stand alone.
+    by the model's parameter names and by how often each has attached to such a model, so that a second attach is
+    another job. Without a usable store the id is None, and the ranks stand alone.
     """
     scope, job, rank, world_size = Scope.PROCESS, None, None, None
     with contextlib.suppress(Exception):
@@ -48,17 +45,16 @@ def origin_of(model: torch.nn.Module) -> Origin:
         if _world_size() > 1:
             world_size = _world_size()
             rank = int(sys.modules["torch.distributed"].get_rank())
-            job = _job(model)
+            job = _job(model, rank)
     return Origin(scope, job, rank, world_size)
 
 
-def _job(model: torch.nn.Module) -> str:
+def _job(model: torch.nn.Module, rank: int) -> str:
     """Return the id that the ranks share for this attach."""
     # Without wrappers: one rank may attach to one, and another to the module inside.
     names = [name for name, _ in named(model)]
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    attach = _attached[digest]
-    _attached[digest] += 1
+    attach = _store().add(f"gradnoise/attaches/{digest}/{rank}", 1)
     return _first(f"gradnoise/job/{digest}/{attach}", uuid.uuid4().hex)
 
 
@@ -72,10 +68,14 @@ def agreed_run(job: str | None, run: str) -> str:
 
 def _first(key: str, value: str) -> str:
     """Set a value in the job's store where there is none, and return what is there then: the first rank's."""
+    answer: bytes = _store().compare_set(key, "", value)
+    return answer.decode()
+
+
+def _store() -> Any:
     from torch.distributed.distributed_c10d import _get_default_store
 
-    answer: bytes = _get_default_store().compare_set(key, "", value)
-    return answer.decode()
+    return _get_default_store()
 
 
 def _world_size() -> int:
