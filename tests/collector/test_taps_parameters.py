@@ -198,6 +198,21 @@ def test_bursts_for_which_there_is_no_room_are_skipped_whole(
     assert len(messages(caplog)) == 1
 
 
+def test_a_step_that_is_captured_into_a_graph_is_no_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = mlp(), Data()
+    optimizer = plain(model)
+    with attach(model, optimizer, dump=tmp_path, sampling=Sampling(burst=4, every=4)) as handle:
+        taken = train(model, optimizer, data, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "is_initialized", lambda: True)
+            patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+            optimizer.step()
+        assert handle.stats().theta == 1
+        taken += train(model, optimizer, data, 1)
+    assert_recorded(tmp_path, {(0, 0): taken[0], (0, 1): taken[1]})
+    assert [row["clip_factor"] for row in rows(tmp_path, Table.STEPS)] == [1.0, 1.0]
+
+
 def test_probes_for_which_there_is_no_room_are_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,17 +6,17 @@ import weakref
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import torch
     from torch.utils.hooks import RemovableHandle
 
     StepHook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
 
-__all__ = ["OptimizerHooks", "Place", "grad_scale_of", "has_closure"]
+__all__ = ["OptimizerHooks", "Place", "grad_scale_of", "has_closure", "is_capturing"]
 
 
 class Place(Enum):
@@ -110,6 +110,11 @@ def has_closure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a step with these arguments evaluates the loss itself. ``args`` may begin with the optimiser."""
     positional = args[1:] if args and isinstance(args[0], Optimizer) else args
     return bool(positional and positional[0] is not None) or kwargs.get("closure") is not None
+
+
+def is_capturing() -> bool:
+    """Whether a CUDA graph is being captured: steps are noted down then, and nothing is updated."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def grad_scale_of(optimizer: Optimizer) -> torch.Tensor | None:

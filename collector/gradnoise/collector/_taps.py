@@ -25,7 +25,7 @@ from gradnoise.collector._gather import Gatherer, UnsupportedGradientError
 from gradnoise.collector._hooks import LeafHooks
 from gradnoise.collector._listener import Listener
 from gradnoise.collector._norms import norm_of, squared
-from gradnoise.collector._optimizers import OptimizerHooks, Place, has_closure
+from gradnoise.collector._optimizers import OptimizerHooks, Place, has_closure, is_capturing
 from gradnoise.collector._pass import BackwardPass
 from gradnoise.collector._probing import Probing
 from gradnoise.collector._records import DrawsAt, SketchAt
@@ -135,7 +135,7 @@ class Taps:
 
     @property
     def theta(self) -> int:
-        """Parameter updates since attach."""
+        """Parameter updates since attach, and steps of fused optimisers that a loss scaler has had skipped."""
         return self._theta
 
     @property
@@ -163,7 +163,7 @@ class Taps:
             elif torch._C._current_graph_task_id() != -1:
                 self._sink.fail("optimizer.step() inside a backward pass cannot be told from two updates")
                 self._stop(Place.AFTER_STEP)
-            else:
+            elif not is_capturing():
                 self._update(optimizer)
         except Exception as error:
             self._fail(error, Place.AFTER_STEP)
@@ -172,7 +172,7 @@ class Taps:
         if self._paused or self._stopped or self._window is None or os.getpid() != self._pid:
             return
         try:
-            if not self._updates.concerns(optimizer) or torch._C._current_graph_task_id() != -1:
+            if not self._updates.concerns(optimizer) or torch._C._current_graph_task_id() != -1 or is_capturing():
                 return
             self._end_unended()
             if has_closure(args, kwargs):
