@@ -148,10 +148,10 @@ class Gatherer:
         numbers = sorted(parts)
         pieces = [parts[number] for number in numbers]
         if len(self._devices) == 1 and all(mark.device in self._devices for mark in fingerprint):
-            if scale is None:
-                values = _joined([*pieces, *fingerprint], None)
-            else:
-                values = torch.cat([_joined(pieces, scale), *(mark.to(torch.float32) for mark in fingerprint)])
+            values = torch.cat([*pieces, *fingerprint]).to(torch.float32)
+            if scale is not None:
+                picked = values.numel() - sum(mark.numel() for mark in fingerprint)
+                values[:picked].div_(scale.to(values.device, non_blocking=True))
             fetch, size = to_host(values), values.numel()
         else:
             fetch, size = _from_many(pieces, scale, fingerprint)

@@ -80,9 +80,11 @@ def held(model: torch.nn.Module) -> Iterator[tuple[str, tuple[int, ...], torch.n
 
     Of a sharded parameter that is the process's own shard, unless another process holds an earlier replica of it.
     """
+    kind = _dtensor()
     for name, parameter in named(model):
-        sharding = _sharding(name, parameter)
-        if sharding.first:
+        if kind is None or not isinstance(parameter, kind):
+            yield name, tuple(parameter.shape), parameter
+        elif (sharding := _sharding(name, parameter)).first:
             yield sharding.name(name, sharding.mine), sharding.shape(tuple(parameter.shape), sharding.mine), parameter
 
 
@@ -97,6 +99,7 @@ def groups_of(model: torch.nn.Module, sampling: Sampling) -> tuple[Group, ...]:
     """
     _check(model, sampling)
     groups, trainable, frozen, replicated = [], 0, 0, 0
+    kind = _dtensor()
     for name, parameter in named(model):
         _check_parameter(name, parameter)
         if parameter.requires_grad:
@@ -106,7 +109,7 @@ def groups_of(model: torch.nn.Module, sampling: Sampling) -> tuple[Group, ...]:
             if not parameter.is_floating_point():  # complex, quantised or an index
                 continue
         dtype = str(parameter.dtype).removeprefix("torch.")
-        sharding = _sharding(name, parameter)
+        sharding = _WHOLE if kind is None or not isinstance(parameter, kind) else _sharding(name, parameter)
         replicated += not sharding.first
         for shard in range(sharding.count):
             shape, group = sharding.shape(tuple(parameter.shape), shard), sharding.name(name, shard)
@@ -157,10 +160,11 @@ def _check_parameter(name: str, parameter: torch.nn.Parameter) -> None:
         )
 
 
-def _sharding(name: str, parameter: torch.nn.Parameter) -> _Sharding:
-    kind = _loaded("torch.distributed.tensor", "DTensor")
-    if kind is None or not isinstance(parameter, kind):
-        return _WHOLE
+def _dtensor() -> Any:
+    return _loaded("torch.distributed.tensor", "DTensor")
+
+
+def _sharding(name: str, parameter: Any) -> _Sharding:
     from torch.distributed.tensor import Shard
 
     mesh = parameter.device_mesh
