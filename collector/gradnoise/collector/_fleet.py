@@ -24,8 +24,8 @@ __all__ = ["Fleet"]
 
 _TURN = 5.0  # seconds of shipping after which a stream ends where others wait
 _LEAST_TURN = 0.5  # seconds after which one that has caught up does
-_UNDER_WAY = 64 << 20  # payload bytes of all streams together that may be unacknowledged
-_LEAST_UNDER_WAY = 4 << 20  # of one stream
+_UNDER_WAY = 32 << 20  # payload bytes of all streams together that may be unacknowledged
+_LEAST_UNDER_WAY = 2 << 20  # of one stream
 _GOODBYE = 5.0  # seconds that stopped streams have to end
 
 

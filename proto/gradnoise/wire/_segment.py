@@ -33,7 +33,8 @@ _STREAM_START = 8  # the file layout begins with "ARROW1" and two zero bytes
 _MAGIC = b"ARROW1"
 _FOOTER_END = 4 + len(_MAGIC)  # the footer's length and the magic end a sealed file
 _CONTINUATION = b"\xff\xff\xff\xff"
-_READ = 16 << 20
+_READ = 4 << 20  # a reader holds so much: a shipper has one a stream
+_LARGEST_HEADER = 16 << 20
 _VERSION_KEY = b"gradnoise.schema_version"
 
 
@@ -307,7 +308,7 @@ class SegmentReader:
         if metadata_size == 0:
             self._end()
             return None, 0
-        if metadata_size < 0 or metadata_size > _READ:
+        if metadata_size < 0 or metadata_size > _LARGEST_HEADER:
             self._broken(f"a message header of {metadata_size} bytes")
             return None, 0
         if len(data) < 8 + metadata_size:
