@@ -278,7 +278,7 @@ def test_memory_stays_below_its_limit_when_the_disk_never_answers(tmp_path: Path
     tracemalloc.start()
     try:
         for step in range(100_000):
-            sink.draws(DrawsAt(0, step, step, (draw(np.ones(512, np.float32), [0, 1]),)))
+            sink.draws(DrawsAt(0, step, step, (Draw(groups, np.ones(512, np.float32).view, 2048),)))
             sink.step(StepRow(step, step, 0, loss=1.0, metrics={f"metric {n}": 0.5 for n in range(5)}))
             if step % 64 == 63:
                 sink.end_window(end(step - 63, dropped=1))
@@ -361,6 +361,7 @@ def test_acknowledged_segments_are_deleted_oldest_first_to_make_room(
         while not sink.room() and time.monotonic() < deadline:
             time.sleep(0.005)
         assert sink.room()
+        assert sink.flush(10)  # by then it has said so
     left = sorted(path.name for path in tmp_path.glob("draws-*"))
     assert left == before[len(before) - len(left) :]
     assert len(left) < len(before)

@@ -27,8 +27,8 @@ _WRAPPERS = 8  # around an optimiser
 
 _PATIENCE = 1.0  # seconds to wait for what a former handle has not shipped
 
-# The handle on each model that is attached to, for as long as the model lives.
-_attached: weakref.WeakKeyDictionary[torch.nn.Module, Handle] = weakref.WeakKeyDictionary()
+# By the identity of the model, which need not be hashable.
+_attached: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
 
 
 def attach(
@@ -100,13 +100,14 @@ def attach(
     except Exception:
         opened.sink.close(1.0)
         raise
-    handle = _attached[unwrapped(model)] = Handle.of(opened, taps)
+    inner = unwrapped(model)  # what wraps it may be gone before it
+    handle = _attached[id(inner)] = Handle.of(opened, taps, inner)
     return handle
 
 
 def _detach(model: torch.nn.Module) -> None:
     """Close the handle of an earlier attach to the same model: a cell that is run again replaces its hooks."""
-    former = _attached.pop(unwrapped(model), None)
+    former = _attached.pop(id(unwrapped(model)), None)
     if former is not None and former.stats().state is State.RECORDING:
         inform("the model was attached to already: run %s is closed", former.run)
         former.close(_PATIENCE)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from gradnoise.collector._recording import Recording
 from gradnoise.collector._sink import State
 
 if TYPE_CHECKING:
+    import torch
+
     from gradnoise.collector._opening import Opened
     from gradnoise.collector._taps import Taps
 
@@ -18,14 +22,28 @@ class Handle(Recording):
     """A running collector of a torch model. Nothing here raises into the training; a context manager that closes it."""
 
     _taps: Taps | None = None
+    _updates = 0  # that were seen of a model that is gone
 
     @classmethod
-    def of(cls, opened: Opened, taps: Taps) -> Handle:
-        """Return the handle on taps that feed a dump."""
+    def of(cls, opened: Opened, taps: Taps, model: torch.nn.Module) -> Handle:
+        """Return the handle on taps that feed a dump, for as long as the model lives."""
         handle = cls(State.RECORDING)
         handle._begin(opened)
         handle._taps = taps
+        # Whatever thread finds the model gone, the writer's does the rest: that is no place to wait or to log.
+        weakref.finalize(model, opened.sink.watch, handle._leave).atexit = False
         return handle
+
+    def _leave(self) -> bool:
+        """Seal the dump of a model that is gone, and let go of its parameters. On the writer's thread."""
+        self._finish()
+        self._updates, self._taps = self._theta(), None
+        if self._sink is not None:
+            self._sink.end()
+        if self._shipping is None:  # nobody to wait for at exit
+            self._closed = True
+            atexit.unregister(self.close)
+        return False
 
     def log(
         self, loss: Any = None, batch_size: int | None = None, divisor: float | None = None, **metrics: Any
@@ -50,7 +68,7 @@ class Handle(Recording):
         return self._taps is not None and self._taps.recording
 
     def _theta(self) -> int:
-        return 0 if self._taps is None else self._taps.theta
+        return self._updates if self._taps is None else self._taps.theta
 
     def _finish(self) -> None:
         if self._taps is not None:

@@ -294,13 +294,17 @@ class Sink:
             return False
         return done.wait(timeout) and self._state is not State.OFF
 
+    def end(self) -> None:
+        """Take nothing more; what waits is written, and the dump sealed, while nobody waits."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+
     def close(self, timeout: float) -> bool:
         """Write what waits, seal the dump, end the thread; False if that took longer. Idempotent."""
         if not self.here:
             return False
-        with self._wake:
-            self._closing = True
-            self._wake.notify_all()
+        self.end()
         self._thread.join(timeout)
         return not self._thread.is_alive()
 

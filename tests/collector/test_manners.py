@@ -1,0 +1,537 @@
+"""A guest's manners: whatever happens to the process, training is not hurt and what was recorded is readable."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import nn
+
+from gradnoise.collector import Limits, Sampling, _sink, attach
+from gradnoise.collector import _opening as opening
+from gradnoise.wire import Dump, RunExistsError, Table, recover
+
+from .loops import Data, assert_recorded, counted, hooks_left, messages, mlp, rows, train
+from .test_bursts import sgd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EVERY = Sampling(burst=10, every=10)
+
+PRELUDE = """
+import atexit, logging, os, signal, sys, threading, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests.collector.loops import Data, loss_of, mlp, train
+from gradnoise.collector import Limits, Sampling, _sink, attach
+path = Path(sys.argv[1])
+model, data = mlp(), Data()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+every = Sampling(burst=10, every=10)
+"""
+
+
+def start(code: str, path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(code), str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(code: str, path: Path) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    process = start(code, path)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def assert_sealed(path: Path) -> None:
+    assert not list(path.glob("*.open"))
+    assert not list(path.glob("*.lock"))
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+# --- how a process ends ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [3, 15])
+def test_the_interpreter_ends_inside_and_outside_of_a_burst(tmp_path: Path, steps: int) -> None:
+    code = f"""
+    attach(model, optimizer, dump=path, run="r", sampling=Sampling(burst=5, every=20))
+    train(model, optimizer, data, {steps})
+    """
+    assert run(code, tmp_path) == (0, "", "")
+    assert_sealed(tmp_path)
+    assert len(rows(tmp_path)) == 4 * min(steps, 5)
+    (window,) = rows(tmp_path, Table.WINDOWS)
+    assert (window["declared"], window["recorded"]) == (5, min(steps, 5))
+
+
+@pytest.mark.parametrize("block", [True, False])
+def test_an_exception_in_the_loop_ends_the_recording_and_stays_the_users(tmp_path: Path, block: bool) -> None:
+    code = f"""
+    handle = attach(model, optimizer, dump=path, run="r", sampling=every)
+    def fail(step):
+        if step == 4:
+            raise ValueError("mine")
+    if {block}:
+        with handle:
+            train(model, optimizer, data, 10, fail)
+    else:
+        train(model, optimizer, data, 10, fail)
+    """
+    status, out, err = run(code, tmp_path)
+    assert (status, out) == (1, "")
+    assert err.rstrip().endswith("ValueError: mine")
+    assert "gradnoise:" not in err
+    assert_sealed(tmp_path)
+    assert len(rows(tmp_path)) == 4 * 5
+
+
+TERMINATED = """
+handle = attach(model, optimizer, dump=path, run="r", sampling=every)
+train(model, optimizer, data, 25)
+handle.flush()
+print("flushed", flush=True)
+while True:
+    train(model, optimizer, data, 1)
+"""
+
+
+def test_a_process_that_is_terminated_leaves_a_readable_dump(tmp_path: Path) -> None:
+    process = start(TERMINATED, tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "flushed\n"
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert err == ""
+    before = rows(tmp_path)
+    assert len(before) >= 4 * 25
+    assert len(rows(tmp_path, Table.WINDOWS)) >= 2
+    assert recover(tmp_path).sealed > 0, "the lock is free"
+    assert rows(tmp_path) == before
+
+
+@pytest.mark.parametrize("handler", ["sys.exit(3)", "(handle.close(), sys.exit(3))"])
+def test_a_handler_that_exits_leaves_a_sealed_dump(tmp_path: Path, handler: str) -> None:
+    code = f"signal.signal(signal.SIGTERM, lambda *_: {handler})\n{TERMINATED}"
+    process = start(code, tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "flushed\n"
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (3, "")
+    assert_sealed(tmp_path)
+    windows = rows(tmp_path, Table.WINDOWS)
+    assert sum(window["rows"] for window in windows) == len(rows(tmp_path)) >= 4 * 25
+
+
+class Interrupting(torch.autograd.Function):
+    """Raises SIGINT in the middle of the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGINT)
+        return gradients[0]
+
+
+def test_an_interrupt_inside_backward_reaches_the_user_and_the_draw_is_left_out(tmp_path: Path) -> None:
+    def loop(path: Path | None) -> tuple[dict[str, torch.Tensor], list[Any]]:
+        torch.manual_seed(0)
+        model, data = mlp(), Data()
+        optimizer = sgd(model)
+        handle = None if path is None else attach(model, optimizer, dump=path, sampling=EVERY)
+        taken = train(model, optimizer, data, 2)
+        optimizer.zero_grad()
+        x, y = data()
+        hidden = Interrupting.apply(model[1](model[0](x)))  # type: ignore[no-untyped-call]
+        with pytest.raises(KeyboardInterrupt):
+            nn.functional.cross_entropy(model[2](hidden), y).backward()
+        taken += train(model, optimizer, data, 3)
+        if handle is not None:
+            handle.close()
+            assert handle.stats().state == "closed"
+        return weights(model), taken
+
+    without, _ = loop(None)
+    with_hook, taken = loop(tmp_path)
+    assert_same(without, with_hook)
+    assert_recorded(tmp_path, {(0, step): gradients for step, gradients in enumerate(taken)})
+
+
+# --- fork, spawn, threads, copies --------------------------------------------------------------------------------
+
+
+def test_a_child_forked_while_the_writer_holds_its_lock_goes_on(tmp_path: Path) -> None:
+    code = """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads, as data loaders do it
+    handle = attach(model, optimizer, dump=path, run="r", sampling=every)
+    held, done = threading.Event(), threading.Event()
+    def hold():
+        with handle._sink._wake:
+            held.set()
+            done.wait(30)
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(30)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # a deadlock would end it
+        train(model, optimizer, data, 3)
+        handle.log(loss=1.0)
+        handle._sink.warn_once("key", "not said")
+        handle._sink.fail("not said")
+        handle.flush()
+        handle.stats()
+        handle.close()
+        os._exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    done.set()
+    thread.join()
+    train(model, optimizer, data, 2)
+    handle.close()
+    """
+    assert run(code, tmp_path) == (0, "7\n", "")
+    assert len(rows(tmp_path)) == 4 * 2
+
+
+def test_a_child_may_attach_for_itself(tmp_path: Path) -> None:
+    code = """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    handle = attach(model, optimizer, dump=path / "parent", run="r", sampling=every)
+    train(model, optimizer, data, 2)
+    child = os.fork()
+    if child == 0:
+        with attach(model, optimizer, dump=path / "child", run="r", sampling=every):
+            train(model, optimizer, data, 3)
+        os._exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    train(model, optimizer, data, 2)
+    """
+    assert run(code, tmp_path) == (0, "7\n", "")
+    assert len(rows(tmp_path / "parent")) == 4 * 4
+    assert len(rows(tmp_path / "child")) == 4 * 3
+
+
+def test_the_handle_may_be_copied_and_pickled_with_what_holds_it(tmp_path: Path) -> None:
+    model, data = mlp(), Data()
+    optimizer = sgd(model)
+    model.recorder = attach(model, optimizer, dump=tmp_path, run="r", sampling=EVERY)
+    train(model, optimizer, data, 2)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.recorder.stats().state == "closed"
+        assert (other.recorder.run, other.recorder.path) == ("r", tmp_path)
+        other.recorder.log(loss=1.0)
+        other.recorder.close()
+        train(other, sgd(other), data, 1)
+    train(model, optimizer, data, 2)
+    model.recorder.close()
+    assert len(rows(tmp_path)) == 4 * 4
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_training_in_another_thread_than_attach(tmp_path: Path) -> None:
+    model, data = mlp(), Data()
+    optimizer = sgd(model)
+    taken: list[Any] = []
+    with attach(model, optimizer, dump=tmp_path, sampling=EVERY):
+        in_thread(lambda: taken.extend(train(model, optimizer, data, 12))).join()
+    assert_recorded(tmp_path, {(20 * (s // 10), s % 10): taken[s] for s in range(12)})
+
+
+def test_two_threads_train_two_models(tmp_path: Path) -> None:
+    taken: dict[int, Any] = {}
+
+    def work(number: int) -> None:
+        torch.manual_seed(number)
+        model, data = mlp(), Data(seed=number)
+        optimizer = sgd(model)
+        with attach(model, optimizer, dump=tmp_path / str(number), sampling=EVERY):
+            taken[number] = train(model, optimizer, data, 40)
+
+    for thread in [in_thread(lambda number=number: work(number)) for number in range(2)]:  # type: ignore[misc]
+        thread.join()
+    for number in range(2):
+        assert_recorded(tmp_path / str(number), {(20 * (s // 10), s % 10): taken[number][s] for s in range(40)})
+
+
+# --- several models, cells that are run again, models that go ----------------------------------------------------
+
+
+def test_models_attached_side_by_side_do_not_mix(tmp_path: Path) -> None:
+    models = [mlp() for _ in range(3)]
+    optimizers = [sgd(model) for model in models]
+    handles = [attach(model, dump=tmp_path / str(n), sampling=EVERY) for n, model in enumerate(models)]
+    taken: list[list[Any]] = [[], [], []]
+    for _ in range(4):
+        for n in range(3):
+            taken[n] += train(models[n], optimizers[n], Data(seed=n), n + 1)
+    handles[1].close()
+    for n in (0, 2):
+        taken[n] += train(models[n], optimizers[n], Data(seed=n), 1)
+        handles[n].close()
+    for n in range(3):
+        assert_recorded(tmp_path / str(n), {(20 * (s // 10), s % 10): each for s, each in enumerate(taken[n])})
+        assert hooks_left(models[n]) == 0
+
+
+def test_attaching_again_to_a_model_replaces_the_former_hook(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, data = mlp(), Data()
+    optimizer = sgd(model)
+    former = attach(model, optimizer, dump=tmp_path / "1", run="one", sampling=EVERY)
+    first = train(model, optimizer, data, 3)
+    with caplog.at_level(logging.INFO, "gradnoise"):
+        compiled: Any = torch.compile(model, backend="eager")
+        again = attach(compiled, optimizer, dump=tmp_path / "2", sampling=EVERY)
+    assert "run one is closed" in caplog.text
+    assert former.stats().state == "closed"
+    second = train(model, optimizer, data, 2)
+    again.close()
+    assert_recorded(tmp_path / "1", {(0, step): each for step, each in enumerate(first)})
+    assert_recorded(tmp_path / "2", {(0, step): each for step, each in enumerate(second)})
+    assert hooks_left(model) == 0
+    assert messages(caplog) == []
+
+
+def test_a_cell_that_is_run_again_records_into_another_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(opening, "_mine", set())
+    monkeypatch.delenv("GRADNOISE_DUMP", raising=False)
+
+    def cell(**options: Any) -> Any:
+        model = mlp()
+        handle = attach(model, run="name", sampling=EVERY, **options)
+        train(model, sgd(model), Data(), 2)
+        return handle
+
+    with caplog.at_level(logging.INFO, "gradnoise"):
+        handles = [cell(), cell()]  # the first is still open
+        handles[1].close()
+        handles.append(cell())
+    handles += [cell(dump=tmp_path / "given"), cell(dump=tmp_path / "given")]
+    assert [handle.run for handle in handles] == ["name", "name-2", "name-3", "name", "name-2"]
+    assert [handle.path.name for handle in handles] == ["name", "name-2", "name-3", "given", "given-2"]
+    assert "run name was recorded in this session already: this is name-2" in caplog.text
+    for handle in handles:
+        handle.close()
+        assert len(rows(handle.path)) == 8
+    assert messages(caplog) == []
+    monkeypatch.delattr(sys, "ps1")
+    with pytest.raises(RunExistsError, match="is finished"):
+        cell()  # in a script it is a mistake
+
+
+def test_a_model_that_is_gone_takes_its_handle_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sink, "_LOOK", 0.01)
+    for keep in (True, False):
+        model = mlp()
+        optimizer = sgd(model)
+        handle = attach(model, optimizer, dump=tmp_path / str(keep), sampling=EVERY)
+        train(model, optimizer, Data(), 3)
+        parameters = [weakref.ref(parameter) for parameter in model.parameters()]
+        kept = handle if keep else None
+        path = handle.path
+        sink = handle._sink
+        assert path is not None
+        assert sink is not None
+        del model, optimizer, handle
+        gc.collect()
+        sink._thread.join(30)
+        assert not sink._thread.is_alive(), "sealed without being asked"
+        gc.collect()
+        assert [ref() for ref in parameters] == [None] * 4
+        assert len(rows(path)) == 12
+        assert_sealed(path)
+        if kept is not None:
+            assert kept.stats().state == "closed"
+            kept.close()
+
+
+# --- places, clocks, logs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no file system that nobody may write to")
+def test_a_read_only_place_gives_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    model = mlp()
+    optimizer = sgd(model)
+    with attach(model, optimizer, dump="/proc/self/gradnoise") as handle:
+        train(model, optimizer, Data(), 2)
+        assert handle.stats().state == "off"
+    (message,) = messages(caplog)
+    assert "/proc/self/gradnoise cannot be written" in message
+    assert hooks_left(model) == 0
+
+
+def test_a_directory_removed_while_recording_gives_one_warning_and_training_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shutil
+
+    def loop(path: Path | None) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model, data = mlp(), Data()
+        optimizer = sgd(model)
+        handle = None if path is None else attach(model, optimizer, dump=path, sampling=EVERY)
+        train(model, optimizer, data, 5)
+        if handle is not None and path is not None:
+            handle.flush()
+            shutil.rmtree(path)
+        train(model, optimizer, data, 30)
+        if handle is not None:
+            handle.flush()
+            train(model, optimizer, data, 1)
+            assert handle.stats().state == "off"
+            handle.close()
+            assert hooks_left(model) == 0
+        else:
+            train(model, optimizer, data, 1)
+        return weights(model)
+
+    assert_same(loop(None), loop(tmp_path / "d"))
+    (message,) = messages(caplog)
+    assert "No such file or directory" in message
+
+
+def test_a_clock_that_goes_back_changes_nothing_but_the_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [2_000_000_000_000_000_000]
+
+    def back() -> int:
+        now[0] -= 3600 * 10**9
+        return now[0]
+
+    monkeypatch.setattr(time, "time_ns", back)
+    monkeypatch.setattr(time, "time", lambda: back() / 1e9)
+    model, data = mlp(), Data()
+    optimizer = sgd(model)
+    with attach(model, optimizer, dump=tmp_path, sampling=EVERY) as handle:
+        taken = train(model, optimizer, data, 12)
+        handle.log(loss=1.0)
+        assert handle.flush(20)
+    assert_recorded(tmp_path, {(20 * (s // 10), s % 10): taken[s] for s in range(12)})
+    assert [row["step"] for row in rows(tmp_path, Table.STEPS)] == list(range(12))
+
+
+def test_nothing_goes_to_standard_output_and_nothing_is_said_twice(tmp_path: Path) -> None:
+    code = """
+    handle = attach(model, optimizer, dump=path, run="r", sampling=every)
+    for step in range(20):
+        optimizer.zero_grad()
+        hidden = model(data()[0])
+        hidden.sum().backward(retain_graph=True)
+        hidden.square().sum().backward()  # two losses
+        optimizer.step()
+        handle.log(loss="no number", other=object())
+    handle.close()
+    handle.close()
+    """
+    status, out, err = run(code, tmp_path)
+    assert (status, out) == (0, "")
+    lines = err.splitlines()
+    assert len(lines) == len(set(lines)) == 3, err
+    assert counted(tmp_path)["ambiguous_backwards"] == 40
+
+
+def test_a_handler_of_the_users_that_raises_is_no_matter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("handler")
+
+    logger, handler = logging.getLogger("gradnoise"), Broken()
+    logger.addHandler(handler)
+    try:
+        model, data = mlp(), Data()
+        optimizer = sgd(model)
+        with attach(model, optimizer, dump=tmp_path, sampling=EVERY) as handle:
+            handle.log(loss="no number")
+            train(model, optimizer, data, 2)
+            handle._sink.fail("a reason")  # type: ignore[union-attr]
+            train(model, optimizer, data, 2)
+        assert handle.stats().error == "a reason"
+    finally:
+        logger.removeHandler(handler)
+    assert capsys.readouterr().out == ""
+
+
+# --- the disk ----------------------------------------------------------------------------------------------------
+
+
+def test_a_full_spool_skips_whole_bursts_of_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def loop(path: Path | None) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 500), nn.ReLU(), nn.Linear(500, 3))
+        data = Data()
+        optimizer = sgd(model)
+        handle = None
+        if path is not None:
+            sampling = Sampling(coordinates=5000, burst=10, every=20)
+            handle = attach(model, optimizer, dump=path, sampling=sampling, limits=Limits(spool=1 << 20))
+        for burst in range(20):
+            train(model, optimizer, data, 20 if burst < 19 else 15)
+            if handle is not None:
+                handle.flush()
+        if handle is not None:
+            handle.close()
+            stats = handle.stats()
+            assert stats.skipped_bursts > 5
+            assert stats.windows == 20
+            assert stats.draws == 10 * (20 - stats.skipped_bursts)
+            assert stats.dropped == 0
+        return weights(model)
+
+    assert_same(loop(None), loop(tmp_path))
+    (message,) = messages(caplog)
+    assert "skips whole bursts" in message
+    windows = rows(tmp_path, Table.WINDOWS)
+    taken = [window["recorded"] for window in windows]
+    assert set(taken) == {0, 10}
+    assert taken == sorted(taken, reverse=True)
+    assert all(window["recorded"] + window["dropped"] <= window["declared"] for window in windows)
+    assert counted(tmp_path) == {"burst_skipped": 10 * taken.count(0)}
+    size = sum(entry.stat().st_size for entry in tmp_path.iterdir() if entry.suffix in (".open", ".arrow"))
+    assert size < 1.1 * (1 << 20)
+    assert not list(Dump(tmp_path).problems)
