@@ -1,8 +1,8 @@
 """The α evaluation of a whole pass: streamed, sampled, and as published, with all gradients in memory.
 
-Each variant runs in a process of its own on the same network and data; times are CPU times of it, the best of some
-repeats, and peaks are of the resident memory above that of the loaded network. The published procedure (Simsekli et
-al. 2019) is: the gradients of all minibatches stacked, less their mean, block sums of all values.
+On the same network and data; times are CPU times, the best of some repeats of all variants in turn. Peaks are of the
+resident memory above that of a pass over two minibatches, each in a process of its own. The published procedure
+(Simsekli et al. 2019) is: the gradients of all minibatches stacked, less their mean, block sums of all values.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20
 
 
-def measured(name: str, repeats: int, out: Any) -> None:
+def job() -> tuple[nn.Module, Callable[[], Iterator[torch.Tensor]]]:
+    """The network and the losses of a pass, after what only the first use costs."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = conv3c3d()
@@ -75,38 +76,51 @@ def measured(name: str, repeats: int, out: Any) -> None:
         return (nn.functional.cross_entropy(model(x), y) for x, y in batches[:count])
 
     only_gradients(model, lambda: losses(2))
-    if name != "gradients of the pass alone":
-        model.zero_grad()
-        full_alpha(model, lambda: losses(2))  # imports and compilation
+    model.zero_grad()
+    full_alpha(model, lambda: losses(2))
+    return model, losses
+
+
+def grown(name: str, out: Any) -> None:
+    """Report how far the resident memory of this process rises."""
+    model, losses = job()
     gc.collect()
     before = peak()
-    times = []
-    value = math.nan
-    for _ in range(repeats):
-        start = time.process_time()
-        value = VARIANTS[name](model, losses)
-        times.append(time.process_time() - start)
-    out.put((min(times), peak() - before, value))
+    VARIANTS[name](model, losses)
+    out.put(peak() - before)
+
+
+def memory(name: str) -> float:
+    """The same from a process of its own, in MB."""
+    context = multiprocessing.get_context("spawn")
+    out: Any = context.SimpleQueue()
+    process = context.Process(target=grown, args=(name, out))
+    process.start()
+    found = float(out.get())
+    process.join(60)
+    return found
 
 
 def main(repeats: int = REPEATS) -> None:
-    d = sum(p.numel() for p in conv3c3d().parameters())
+    model, losses = job()
+    d = sum(p.numel() for p in model.parameters())
     print(
         f"3c3d, {d} parameters, {MINIBATCHES} minibatches of {BATCH}; one gradient {4 * d / 2**20:.1f} MB, all of them "
-        f"{4 * d * MINIBATCHES / 2**20:.0f} MB; one thread, best of {repeats}"
+        f"{4 * d * MINIBATCHES / 2**20:.0f} MB; one thread, best of {repeats} in turn"
     )
-    context = multiprocessing.get_context("spawn")
-    base = None
-    for name in VARIANTS:
-        out = context.SimpleQueue()
-        process = context.Process(target=measured, args=(name, repeats, out))
-        process.start()
-        seconds, memory, value = out.get()
-        process.join(60)
-        base = base or seconds
+    times = dict.fromkeys(VARIANTS, math.inf)
+    values = {}
+    for _ in range(repeats):
+        for name, evaluate in VARIANTS.items():
+            start = time.process_time()
+            values[name] = evaluate(model, losses)
+            times[name] = min(times[name], time.process_time() - start)
+    alone = next(iter(times.values()))
+    for name, seconds in times.items():
         print(
-            f"{name:<28} {seconds:6.2f} s   {seconds / base:4.2f} x   peak +{memory:6.1f} MB"
-            + ("" if math.isnan(value) else f"   alpha {value:.6f}")
+            f"{name:<28} {seconds:6.2f} s   {seconds / alone:4.2f} x   peak +{memory(name):6.1f} MB"
+            + ("" if math.isnan(values[name]) else f"   alpha {values[name]:.6f}"),
+            flush=True,
         )
 
 

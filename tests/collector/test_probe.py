@@ -11,7 +11,7 @@ from torch import nn
 
 from gradnoise.collector import Probe, Sampling, attach
 from gradnoise.collector._gather import Gatherer
-from gradnoise.collector._probe import ProbeError, run_probe
+from gradnoise.collector._probe import ProbeError, probe_seed, run_probe
 from gradnoise.collector._torch_state import preserved, preserved_modes, preserved_random
 from gradnoise.wire import Dump, Group, Table
 
@@ -236,6 +236,13 @@ def test_successive_probes_see_other_minibatches_also_if_training_draws_no_rando
     assert len({tuple(one) for one in seen}) == 6
     assert len({one[4] for one in seen}) == len({one[5] for one in seen}) == 6
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_ranks_of_a_job_see_other_minibatches() -> None:
+    seeds = [probe_seed(0, theta, rank) for theta in (1, 2) for rank in (None, 1, 2)]
+    assert len(set(seeds)) == 6
+    assert probe_seed(0, 1, 0) == probe_seed(0, 1, None)
+    assert probe_seed(1, 1, 0) != probe_seed(0, 1, 0)
 
 
 def test_a_probe_works_with_gradients_switched_off_around_the_step(tmp_path: Path) -> None:

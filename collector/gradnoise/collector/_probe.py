@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 __all__ = ["ProbeError", "run_probe"]
 
 
-def probe_seed(seed: int, theta: int) -> int:
-    """Return the seed of the probe at ``theta``.
+def probe_seed(seed: int, theta: int, rank: int | None = None) -> int:
+    """Return the seed of the probe at ``theta`` in a rank of a job.
 
-    It differs from probe to probe even where the training itself draws no random number; otherwise each would see the
-    minibatches of the one before it.
+    It differs from probe to probe even where the training itself draws no random number, and from rank to rank;
+    otherwise each would see the minibatches of the one before it, or beside it.
     """
-    digest = hashlib.sha256(f"probe\n{seed}\n{theta}".encode()).digest()
+    digest = hashlib.sha256(f"probe\n{seed}\n{theta}\n{rank or 0}".encode()).digest()
     return int.from_bytes(digest[:4], "little")
 
 
@@ -80,7 +80,7 @@ def run_probe(
         )
     one = _Probing(probe, parameters, gatherer, sink, theta, sampling, batch_size, scale)
     try:
-        with _frozen(model, probe_seed(sampling.seed, theta)):
+        with _frozen(model, probe_seed(sampling.seed, theta, None if origin is None else origin.rank)):
             one.take_draws()
             if sink.recording:
                 one.take_pass()
