@@ -380,14 +380,15 @@ class Taps:
         """Decide what the backward passes since the last update were, and hand over those that are draws."""
         at, window = self._at, self._window
         self._at = AtTheta()
-        if self._passes:  # that raised
+        raised = len(self._passes)
+        if raised:
             self._passes.clear()
             self._forget_sketch()
         if window is None or not at.backwards:
             return
         window.last_step = self._theta
         divisor = self._steps.settle(self._theta)
-        doubt = at.doubt(self.forwards, divisor)
+        doubt = at.doubt(self.forwards, raised, divisor)
         if doubt is not None:
             self._forget_sketch()
             self._ambiguous(doubt, at.backwards)

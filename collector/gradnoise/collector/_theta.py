@@ -81,19 +81,24 @@ class AtTheta:
         self.nbytes += draw.nbytes
         return len(self.draws) >= DRAWS_PER_THETA or self.nbytes >= pending
 
-    def doubt(self, forwards: int, divisor: float | None) -> str | None:
+    def doubt(self, forwards: int, raised: int, divisor: float | None) -> str | None:
         """Return why the backward passes are not microbatches of one theta; None if they are.
 
         Each microbatch has a forward pass of its own, or several, and none changes the parameters: two losses on one
         forward pass fail by the first, SAM by the second. Where no forward pass is seen at all (the inside of a
         compiled model, a method other than ``forward``), the loop's word that it divides by as many, or by more where
         the data end before, counts instead.
+
+        Args:
+            forwards: forward passes since the last update.
+            raised: backward passes that ended in an exception: each had a forward pass, too.
+            divisor: as the loop says; None if it does not.
         """
         if self.backwards < 2:
             return None
         if self.changed:
             return "parameters changed"
-        seen = forwards if self.forwards is None else self.forwards
+        seen = (forwards if self.forwards is None else self.forwards) - raised
         if seen and seen % self.backwards == 0:
             return None
         if not seen and divisor is not None and self.backwards <= divisor:
