@@ -25,19 +25,14 @@ def leave_alone(function: Any) -> None:
     What it calls is still compiled. ``torch.compiler.disable`` is no choice for it: that breaks the graph where the
     function is inlined.
     """
-    # An optimizer imports it too; without one, and without compiled code, it would not be needed.
-    from torch._dynamo import eval_frame
-
-    skip = getattr(eval_frame, "skip_code", None)
+    skip = getattr(_eval_frame(), "skip_code", None)
     if skip is not None:
         skip(function.__code__)
 
 
 def uncompiled(function: Callable[..., None]) -> Callable[..., None]:
     """Return a function that runs with all it calls as it is: ``torch.compiler.disable`` at a fifth of its cost."""
-    from torch._dynamo import eval_frame
-
-    swap = getattr(eval_frame, "set_eval_frame", None)
+    swap = getattr(_eval_frame(), "set_eval_frame", None)
     if swap is None:
         disabled: Callable[..., None] = torch.compiler.disable(function)
         return disabled
@@ -53,3 +48,10 @@ def uncompiled(function: Callable[..., None]) -> Callable[..., None]:
     # As a function that `torch.compiler.disable` returns is marked: where it would be inlined, the graph ends.
     call._torchdynamo_disable = True  # type: ignore[attr-defined]
     return call
+
+
+def _eval_frame() -> Any:
+    # Any optimizer has imported it already: this costs nothing. Without it there is nothing to keep away.
+    from torch._dynamo import eval_frame
+
+    return eval_frame
