@@ -162,6 +162,23 @@ def test_following_waits_for_the_other_ranks_and_not_for_ever(tmp_path: Path) ->
     assert found == [(0, 80, 40, False, 2), (1, 40, 40, True, 20), (2, 40, 40, True, 40)]
 
 
+def test_following_gives_a_rank_that_comes_too_late_a_window_of_its_own(tmp_path: Path) -> None:
+    writers = [rank(tmp_path, 0, range(1)), rank(tmp_path, 1, range(0))]
+    waits = 0
+
+    def pause(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 30:
+            close(writers[1], 1, range(1))
+            for writer in writers:
+                writer.close()
+
+    found = [(*drawn([table])[0], waits) for table in follow_dump(Dump(tmp_path), pause=pause)]
+    assert found == [(0, 40, 40, True, 20), (0, 40, 40, True, 30)]
+    assert drawn(list(analyse_dump(Dump(tmp_path)))) == [(0, 80, 40, False)]
+
+
 def test_following_holds_only_a_few_windows_for_ranks_that_do_not_come(tmp_path: Path) -> None:
     writer = rank(tmp_path, 0, range(12))
     waits = 0

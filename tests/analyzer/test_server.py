@@ -21,15 +21,29 @@ from gradnoise.analyzer import handlers
 from gradnoise.analyzer import server as server_module
 from gradnoise.analyzer.analysis import AnalysisOptions, WindowReport, analyse
 from gradnoise.analyzer.analyst import Analyst
+from gradnoise.analyzer.assembly import read_windows
 from gradnoise.analyzer.catalog import Catalog
 from gradnoise.analyzer.config import Limits, ServerConfig
 from gradnoise.analyzer.errors import AnalyzerError, DataDirectoryInUseError
 from gradnoise.analyzer.server import Server
+from gradnoise.collector.shipper import ship
 from gradnoise.v1 import analysis_pb2, analysis_pb2_grpc, ingest_pb2
-from gradnoise.wire import Dump, RunInfo, Table
+from gradnoise.wire import Dump, DumpWriter, RunInfo, Stamped, Table
 
+from ..proto.dumps import draws_batch, windows_batch
 from ..servers import until
-from .producing import INFO, OTHER, WIDE, Producer, endless, reply, stamped_draws, stamped_window
+from .producing import (
+    INFO,
+    OTHER,
+    WIDE,
+    Producer,
+    endless,
+    reference_batch,
+    reply,
+    sketches_batch,
+    stamped_draws,
+    stamped_window,
+)
 from .producing import idle as everything_analysed
 
 if TYPE_CHECKING:
@@ -85,6 +99,43 @@ def test_the_way_from_batches_to_rows(serve: Serve) -> None:
     (run,) = pa.ipc.open_stream(analysis(channel).Runs(analysis_pb2.RunsRequest()).ipc_stream).read_all().to_pylist()
     assert (run["run"], run["windows"], run["analysed"], run["draws"], run["problems"]) == ("wide", 1, 1, 120, 0)
     assert producer.open() == dict.fromkeys(Table, 0) | {"draws": 3, "windows": 1}
+
+
+def test_every_table_of_a_dump_reaches_the_analysis_over_the_wire(serve: Serve, tmp_path: Path) -> None:
+    seen: list[Window] = []
+    server, _ = serve()
+
+    def spy(window: Window, options: AnalysisOptions) -> WindowReport:
+        seen.append(window)
+        return analyse(window, options)
+
+    server.service.analyst._analysis = spy
+    writer = DumpWriter(tmp_path / "dump", INFO)
+    writer.append(Table.DRAWS, draws_batch(range(40)))
+    writer.append(Table.REFERENCE, reference_batch(0, {"a.bias": np.array([3, 4], np.float32)}))
+    for draw in (1, 3):
+        writer.append(Table.SKETCHES, sketches_batch(0, {draw: {7: draw}}))
+    writer.append(Table.WINDOWS, windows_batch(0, 40))
+    writer.close()
+    assert ship(tmp_path / "dump", server.address).complete
+    idle(server)
+    (offline,) = read_windows(Dump(tmp_path / "dump"))
+    (live,) = seen
+    assert (live.closed, live.missing) == (offline.closed, 0)
+    assert live.reference is not None
+    assert live.reference["a.bias"].values.tolist() == [3, 4]
+    assert [(sketch.draw, sketch.counts.tolist()) for sketch in live.sketches] == [(1, [1]), (3, [3])]
+
+
+def test_references_and_sketches_that_do_not_fit_are_refused_over_the_wire(serve: Serve) -> None:
+    _, channel = serve()
+    producer = Producer(channel)
+    producer.open()
+    bad = (
+        Stamped.of(Table.REFERENCE, 0, reference_batch(0, {"a.bias": np.ones(5, np.float32)})),
+        Stamped.of(Table.SKETCHES, 0, sketches_batch(0, {1: {9: 1, 2: 1}})),
+    )
+    assert producer.send(*bad) == [("INVALID", "reference", 0, 0), ("INVALID", "sketches", 0, 0)]
 
 
 def test_duplicates_conflicts_gaps_and_nonsense_over_the_wire(serve: Serve) -> None:

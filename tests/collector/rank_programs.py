@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradnoise.collector import Sampling, attach
+from gradnoise.collector import Probe, Sampling, attach
 from gradnoise.collector._distributed import (
     agreed_run,
     averages_gradients,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Gradients = dict[str, "NDArray[np.float32]"]
+Parameters = dict[str, "NDArray[np.float32]"]
 EVERY_STEP = Sampling(burst=64, every=64)
 
 
@@ -116,6 +117,33 @@ def trained_with_and_without(rank: int, way: Way, path: Path) -> tuple[Any, ...]
     _, _, plain = trained(rank, way, 4)
     producer, expected, hooked = trained(rank, way, 4, path)
     return producer, expected, all(np.array_equal(plain[name], hooked[name]) for name in plain)
+
+
+def probed(rank: int, path: Path | None, inner: bool) -> Parameters:
+    """Train with probes whose minibatches come from the generator that all ranks have seeded alike."""
+    model = wrapped(Way())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = None
+    if path is not None:
+        target = model.module if inner else model
+        fixed = Data(seed=5)
+
+        def closure() -> torch.Tensor:
+            chosen = torch.randint(0, len(fixed.x), (8,))
+            return loss_of(model, (fixed.x[chosen], fixed.y[chosen]))
+
+        sampling = Sampling(burst=0, every=64)
+        handle = attach(
+            target, optimizer, run="job", dump=path, sampling=sampling, probe=Probe(closure, draws=4, every=2)
+        )
+    data = Data(seed=10 + rank)
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss_of(model, data()).backward()
+        optimizer.step()
+    if handle is not None:
+        handle.close()
+    return {name: parameter.detach().numpy() for name, parameter in model.module.named_parameters()}
 
 
 def independent(rank: int, path: Path, rate: float, die_at: int | None = None) -> None:

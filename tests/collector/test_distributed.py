@@ -119,6 +119,23 @@ def test_a_job_is_one_run_live_too(ranks: Ranks, tmp_path: Path) -> None:
     assert live.drop(drop).to_pylist() == offline.drop(drop).to_pylist()
 
 
+@pytest.mark.parametrize("inner", [False, True])
+def test_each_rank_probes_minibatches_of_its_own_and_disturbs_nothing(
+    ranks: Ranks, tmp_path: Path, inner: bool
+) -> None:
+    plain = ranks.run(programs.probed, None, inner)
+    found = ranks.run(programs.probed, tmp_path / "d", inner)
+    for before, after in zip(plain, found, strict=True):
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+    windows = sorted(read_windows(Dump(tmp_path / "d")), key=lambda window: window.closed.window)
+    assert [(window.closed.window, window.closed.kind, window.closed.recorded) for window in windows] == [
+        (number, "probe", 4) for number in (5, 5, 9, 9)
+    ]
+    assert {window.notes for window in windows} == {()}
+    first, second = (window.groups[0].values for window in windows[:2])
+    assert not np.array_equal(first, second)
+
+
 def test_trainings_of_their_own_in_one_job_stay_windows_of_their_own(ranks: Ranks, tmp_path: Path) -> None:
     ranks.run(programs.independent, tmp_path / "d", 0.1)
     windows = list(read_windows(Dump(tmp_path / "d")))

@@ -3,6 +3,8 @@
 Two kinds of windows are shared. Of ``process`` scope: every rank records its own minibatches, at the same parameters,
 which a hash of samples of them shows (``thetas``); ranks that train parameters of their own share nothing. Of
 ``global`` scope (sharded training): every rank records its shards of the job's one minibatch.
+
+Probes have no such hash and stay each rank's own: nothing tells whether their ranks draw different minibatches.
 """
 
 from __future__ import annotations
