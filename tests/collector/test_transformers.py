@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from gradnoise.collector import Sampling
 from gradnoise.wire import Table
 
-from .loops import assert_recorded, counted, hooks_left, messages, rows
+from .loops import assert_recorded, counted, hooks_left, messages, recorded, rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of the library's own imports
     import transformers
 
-    from gradnoise.collector.transformers import GradNoiseCallback
+    from gradnoise.collector.transformers import GradNoiseCallback, _batch_size
 
 Gradients = dict[str, "NDArray[Any]"]
 
@@ -281,6 +282,31 @@ def test_the_batch_size_is_null_where_it_is_not_certain(
     its.add_callback(callback(tmp_path, its))
     its.train()
     assert [row["batch_size"] for row in rows(tmp_path / "dump", Table.STEPS)] == sizes
+
+
+def test_the_batch_size_is_null_where_processes_share_a_batch() -> None:
+    arguments = SimpleNamespace(
+        world_size=2, accelerator_config=SimpleNamespace(split_batches=True), dataloader_drop_last=True
+    )
+    state = SimpleNamespace(train_batch_size=8)
+    assert _batch_size(arguments, state, None) is None
+    arguments.accelerator_config.split_batches = False
+    assert _batch_size(arguments, state, None) == 8
+
+
+def test_a_compiled_model_is_recorded_as_it_is_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    taken: list[dict[Any, list[float]]] = []
+    for options in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
+        place = tmp_path / str(len(taken))
+        arguments = {"gradient_accumulation_steps": 3, "kind": transformers.Trainer} | options
+        its = trainer(place, language_model(), Texts(), **arguments)
+        its.add_callback(callback(place, its))
+        its.train()
+        taken.append({key: values.tolist() for key, values in recorded(place / "dump").items()})
+        (window,) = rows(place / "dump", Table.WINDOWS)
+        assert (window["kind"], window["recorded"]) == ("microbatch", 3)
+    assert taken[0] == taken[1]
+    assert messages(caplog) == []
 
 
 def test_an_exception_in_the_loop_leaves_a_dump_that_the_next_training_closes(

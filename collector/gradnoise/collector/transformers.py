@@ -136,6 +136,8 @@ def _divides_by_items(trainer: Any) -> bool:
 def _batch_size(args: Any, state: Any, loader: Any) -> int | None:
     """Return the examples of each microbatch of the step that is about to be taken; None where that is not certain."""
     size: int | None = state.train_batch_size
+    if args.world_size > 1 and args.accelerator_config.split_batches:  # each process gets a part of the batch
+        return None
     if size is None or args.dataloader_drop_last:
         return size
     try:
