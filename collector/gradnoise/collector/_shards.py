@@ -96,16 +96,19 @@ class ShardHooks:
             task = torch._C._current_graph_task_id()
             arrived = self._arrived.get(task)
             if arrived is None:
-                # Shards are reduced on a stream of their own: they are read at the end, on the stream of the backward
-                # pass. The wrapper's own callback, queued earlier, has that stream wait for the reduction.
+                # Shards are reduced on a stream of their own; they are read at the end, on that of the backward pass.
                 arrived = self._arrived[task] = []
-                Variable._execution_engine.queue_callback(partial(self._end, task))
+                stream = torch.cuda.current_stream(parameter.device) if parameter.device.type == "cuda" else None
+                Variable._execution_engine.queue_callback(partial(self._end, task, stream))
             arrived.append(number)
         except Exception as error:
             self._on_failure(error)
 
-    def _end(self, task: int) -> None:
+    def _end(self, task: int, stream: torch.cuda.Stream | None) -> None:
         try:
+            if stream is not None:
+                # Nothing new, unless it was told with `set_is_last_backward(False)` that more is to come.
+                torch.cuda.current_stream(stream.device).wait_stream(stream)
             before = self._before.pop(task, None)
             # Those of backward passes that raised, or of which nothing arrived.
             self._before.clear()
