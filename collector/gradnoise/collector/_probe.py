@@ -7,12 +7,12 @@ import hashlib
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from gradnoise.collector._distributed import is_ddp, is_sharded
-from gradnoise.collector._gather import UnsupportedGradientError, to_host
+from gradnoise.collector._gather import UnsupportedGradientError
 from gradnoise.collector._losses import ProbeError, differentiated, loss_of, losses_of, no_updates
+from gradnoise.collector._norms import norm_of, squared
 from gradnoise.collector._records import DrawsAt, SketchAt, WindowEnd, window_id
 from gradnoise.collector._reference import UnevenSizesError, WholeGradient
 from gradnoise.collector._sketch import Sketcher
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gradnoise.collector._config import Probe, Sampling
     from gradnoise.collector._gather import Gatherer
     from gradnoise.collector._losses import Gradients
-    from gradnoise.collector._records import Draw, Origin
+    from gradnoise.collector._records import Origin
     from gradnoise.collector._sink import Sink
 
 __all__ = ["ProbeError", "run_probe"]
@@ -204,7 +204,8 @@ class _Probing:
     ) -> None:
         draw = self._gatherer.draw(picked, scale=self._scale)
         if self._norms:
-            draw = _with_norms(draw, gradients, self._scale)
+            norms = {number: norm for number in picked if (norm := norm_of(gradients[number])) is not None}
+            draw = dataclasses.replace(draw, norms=squared(norms, draw.groups.tolist(), self._scale))
         self.offered += 1
         self.dropped += not self._sink.draws(DrawsAt(self.window, self._theta, self._theta, (draw,), batch_size))
         if self._sketcher is None:
@@ -215,14 +216,3 @@ class _Probing:
         if counts is not None:
             last = max(self.offered - self.dropped - 1, 0)
             self._sink.sketch(SketchAt(self.window, self._theta, last, counts, True))
-
-
-def _with_norms(draw: Draw, gradients: Mapping[int, torch.Tensor], scale: torch.Tensor | None) -> Draw:
-    """Return the draw with the squared norms of its groups' whole gradients."""
-    tensors = [gradients[number] for number in draw.groups.tolist()]
-    norms = [torch.linalg.vector_norm((t.coalesce().values() if t.is_sparse else t).to(torch.float32)) for t in tensors]
-    together = torch.stack([norm.to(norms[0].device) for norm in norms])
-    if scale is not None:
-        together = together / scale.to(together.device)
-    fetch = to_host(together)
-    return dataclasses.replace(draw, norms=lambda: fetch().astype(np.float64) ** 2)
