@@ -121,6 +121,20 @@ def test_a_shipper_that_dies_is_started_again_a_few_times_ever_later_and_given_u
     assert len(launcher.started) == 6
 
 
+def test_a_shipper_that_dies_now_and_then_is_always_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, launcher: Launcher
+) -> None:
+    shipping = Shipping.start(tmp_path, "p", "there:1")
+    for count in range(1, 10):
+        launcher.now += 1000
+        launcher.last.code = -9
+        assert shipping.look()
+        launcher.now += 2
+        assert shipping.look()
+        assert len(launcher.started) == count + 1
+    assert messages(caplog) == []
+
+
 @pytest.mark.parametrize("code", [1, 3])
 def test_a_shipper_that_failed_is_not_started_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, launcher: Launcher, code: int

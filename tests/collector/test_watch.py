@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from gradnoise.collector import _shipment, _watch
+from gradnoise.collector import _backoff, _shipment, _watch
 from gradnoise.collector._backoff import Backoff
 from gradnoise.collector._discovery import find_dumps, find_producers, runs_elsewhere
 from gradnoise.collector._errors import CollectorError, EndpointError
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from gradnoise.collector._watch import WatchReport
 
 BATCHES = WINDOWS * (DRAWS + 1)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -394,6 +395,52 @@ def test_a_dump_that_is_damaged_refused_or_unreadable_is_reported_once_and_the_o
     assert "taken" in by_dump[str(refused)].failures[0]
     assert by_dump[str(damaged)].producers[0].tables == {"draws": 1, "windows": 3}
     assert by_dump[str(unreadable)].run is None
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from gradnoise.wire import DumpWriter
+from tests.collector.test_shipper import fill
+from tests.proto.dumps import INFO
+writer = DumpWriter(Path(sys.argv[1]), INFO, segment_bytes=4000)
+fill(writer)
+path = next(Path(sys.argv[1]).glob("windows-*.open"))
+with path.open("ab") as file:
+    file.write(path.read_bytes()[-300:-40])
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_producer_wrote_before_it_was_killed_in_mid_write_is_shipped(
+    tmp_path: Path, serve: Callable[..., FakeServer]
+) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "d")], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    server = serve()
+    report = watch(tmp_path, server.endpoint, until_done=True)
+    assert stored(server.ingest, tmp_path / "d")
+    (each,) = report.reports
+    assert each.batches == BATCHES
+    (problem,) = each.problems
+    assert "windows-" in problem
+    assert (report.done, report.failed) == (0, 1), "what was torn is told"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_streams_cut_at_random_deliver_everything_once_in_order(
+    tmp_path: Path, serve: Callable[..., FakeServer], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(_backoff, "_MOST", 0.1)
+    rng = random.Random(seed)
+    cuts = [rng.randrange(BATCHES) for _ in range(8)]
+    for number in range(3):
+        run_of(tmp_path / f"d{number}", f"d{number}")
+    server = serve(Faults(cut_after=cuts, lost_acks=rng.randrange(3), credit=rng.choice([1, 3000, 1 << 20])))
+    report = watch(tmp_path, server.endpoint, until_done=True, grace=30, streams=2)
+    assert report.done == 3
+    assert {each.rows for each in report.reports} == {WINDOWS * DRAWS * 2}
+    assert stored(server.ingest, *tmp_path.iterdir())
 
 
 def test_a_dump_deleted_while_it_is_shipped_is_said_so_and_the_others_go_on(

@@ -24,7 +24,8 @@ __all__ = ["Shipping", "check_endpoint"]
 _POLL = 0.02
 _SILENCE = 10.0  # seconds without contact that are worth a word while the training runs
 _RESTARTS = 5  # times that a shipper that died is started again,
-_PAUSE = 2.0  # after so many seconds, doubled each time
+_PAUSE = 2.0  # after so many seconds, doubled each time;
+_HEALTHY = 600.0  # one that ran for so long counts anew
 _UNSERVED = 10.0  # seconds without any shipper after which a rank starts its own,
 _UNSEEN = 3.0  # or, of a rank that none has ever looked at and that ends
 _LOOK_FOR_ANOTHER = 0.25
@@ -69,6 +70,7 @@ class Shipping:
         self._stand_by = stand_by
         self._whole_job = whole_job
         self._restarts = 0
+        self._started = 0.0
         self._died: float | None = None
         self._lost_since: float | None = None
         self._unserved_since: float | None = None
@@ -175,6 +177,7 @@ class Shipping:
         command += ["--endpoint", self._endpoint]
         if not self._whole_job:
             command += ["--producer", self._producer]
+        self._started = time.monotonic()
         with (self._dump / "ship.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -182,6 +185,8 @@ class Shipping:
 
     def _start_again(self, code: int, now: float, progress: Progress | None) -> bool:
         """Start a shipper that has died again, in a while; False, with a warning, if that is of no use."""
+        if self._died is None and now - self._started >= _HEALTHY:
+            self._restarts = 0
         if code in _FINAL or self._restarts >= _RESTARTS:
             self._warn(progress)
             return False

@@ -116,7 +116,7 @@ def ship(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the process that ``attach`` starts; return 0 (all acknowledged), 3 (unreachable) or 1 (failed).
+    """Run the process that ``attach`` starts; return 0 (all acknowledged), 1 (failed), 3 (unreachable), 130 (stopped).
 
     Without ``--producer`` it serves every producer that appears in the dump on this machine, until all have ended.
     """
@@ -136,6 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             report = ship(options.dump, options.endpoint, producer=options.producer, grace=options.grace, patient=True)
             unreachable, complete, reports = False, report.complete, report.producers
+    except KeyboardInterrupt:
+        return 130
     except UnreachableError as error:
         _log.error("%s", error)
         return 3
