@@ -17,19 +17,21 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from gradnoise.collector import Limits, Sampling, _sink, attach
+from gradnoise.collector import Limits, Recorder, Sampling, _sink, attach
 from gradnoise.collector import _opening as opening
 from gradnoise.wire import Dump, RunExistsError, Table, recover
 
+from .fake import FakeIngest, FakeServer
 from .loops import Data, assert_recorded, counted, hooks_left, messages, mlp, rows, train
 from .test_bursts import sgd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 EVERY = Sampling(burst=10, every=10)
 
@@ -39,7 +41,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from tests.collector.loops import Data, loss_of, mlp, train
-from gradnoise.collector import Limits, Sampling, _sink, attach
+from gradnoise.collector import Limits, Recorder, Sampling, _sink, attach
 path = Path(sys.argv[1])
 model, data = mlp(), Data()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -47,9 +49,9 @@ every = Sampling(burst=10, every=10)
 """
 
 
-def start(code: str, path: Path) -> subprocess.Popen[str]:
+def start(code: str, path: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(code), str(path)],
+        [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(code), str(path), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -141,6 +143,31 @@ def test_a_process_that_is_terminated_leaves_a_readable_dump(tmp_path: Path) -> 
     assert len(rows(tmp_path, Table.WINDOWS)) >= 2
     assert recover(tmp_path).sealed > 0, "the lock is free"
     assert rows(tmp_path) == before
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    running = FakeServer(FakeIngest())
+    yield running
+    running.stop()
+
+
+def test_the_shipper_of_a_terminated_process_goes_on(tmp_path: Path, server: FakeServer) -> None:
+    code = TERMINATED.replace("dump=path", "dump=path, endpoint=sys.argv[2]")
+    server.stop()  # so that all is left to be shipped
+    process = start(code, tmp_path, server.endpoint)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "flushed\n"
+    process.terminate()
+    process.communicate(timeout=60)
+    server.ingest.stopped.clear()
+    server.start()
+    dump = Dump(tmp_path)
+    (producer,) = dump.producers()
+    wanted = {table: [s.crc32 for s in dump.batches(table, producer)] for table in Table}
+    assert server.ingest.wait_for(sum(map(len, wanted.values())))
+    for table in Table:
+        assert [s.crc32 for s in server.ingest.stored.get((producer, table), [])] == wanted[table]
 
 
 @pytest.mark.parametrize("handler", ["sys.exit(3)", "(handle.close(), sys.exit(3))"])
@@ -498,6 +525,52 @@ def test_a_handler_of_the_users_that_raises_is_no_matter(tmp_path: Path, capsys:
 
 
 # --- the disk ----------------------------------------------------------------------------------------------------
+
+
+def test_a_spool_that_is_shipped_in_time_never_fills_up(tmp_path: Path, server: FakeServer) -> None:
+    sampling = Sampling(coordinates=10_000, burst=4, every=8)
+    limits = Limits(spool=1 << 20)
+    recorder = Recorder("r", tmp_path, server.endpoint, {"w": 10_000}, sampling, limits)
+    deadline = time.monotonic() + 60
+    for step in range(8 * 25):  # four times what the spool holds
+        recorder.record(step, "w", np.full((1, 10_000), step, np.float32))
+        if step % 8 == 7:
+            recorder.flush()
+            while recorder.stats().shipped < recorder.stats().recorded and time.monotonic() < deadline:
+                time.sleep(0.01)
+    recorder.close()
+    stats = recorder.stats()
+    assert (stats.recorded, stats.shipped, stats.skipped_bursts, stats.error) == (100, 100, 0, None)
+    assert sum(entry.stat().st_size for entry in tmp_path.glob("*.arrow")) < 1.1 * (1 << 20)
+    (producer,) = Dump(tmp_path).producers()
+    stored = server.ingest.stored[producer, "draws"]
+    values = [row["values"][0] for stamped in stored for row in stamped.batch.to_pylist()]
+    assert values == [step for step in range(200) if step % 8 < 4]
+    assert next(iter(Dump(tmp_path).batches(Table.DRAWS, producer))).sequence > 0
+    assert server.ingest.duplicates == 0
+
+
+@pytest.mark.parametrize(("width", "samples", "everything"), [(256, 1.05, 1.065), (1024, 1.015, 1.02)])
+def test_a_dump_takes_little_more_than_its_samples(
+    tmp_path: Path, width: int, samples: float, everything: float
+) -> None:
+    groups = {f"layers.{n}.attention.weight": (4, width) for n in range(10)}
+    value = np.ones((1, 4, width), np.float32)
+    bursts = 20
+    with Recorder(
+        dump=tmp_path, groups=groups, sampling=Sampling(width, burst=64, every=64), batch_size=32
+    ) as recorder:
+        for step in range(64 * bursts):
+            for name in groups:
+                recorder.record(step, name, value)
+            recorder.log(step=step, loss=1.0, lr=0.1)
+            if step % 64 == 63:
+                recorder.flush()
+    nbytes = 4 * width * len(groups) * 64 * bursts
+    assert recorder.stats().recorded == nbytes // (4 * width)
+    sizes = {entry.name.partition("-")[0]: entry.stat().st_size for entry in tmp_path.iterdir()}
+    assert sizes["draws"] + sizes["windows"] < samples * nbytes
+    assert sum(sizes.values()) - sizes["run.json"] < everything * nbytes, "with a row of the steps table a step"
 
 
 def test_a_full_spool_skips_whole_bursts_of_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
