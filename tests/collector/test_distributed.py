@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -95,9 +97,12 @@ def test_ranks_at_one_theta_are_draws_of_one_window(
         assert group.theta.tolist() == [theta for theta in range(40) for _ in range(2)]
         for rank, (_, expected, _) in enumerate(found):
             np.testing.assert_array_equal(group.values[rank::2], [each[group.name] for each in expected])
-    assert main(["analyze", str(tmp_path / "d"), "--json"]) == 0
-    assert '"draws": 80' in capsys.readouterr().out.replace('"draws":80', '"draws": 80')
-    (table,) = analyse_dump(Dump(tmp_path / "d"))
+    assert main(["show", str(tmp_path / "d"), "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)["run"]
+    assert (run["producers"], run["windows"], run["draws"]) == (2, 1, 80)
+    assert main(["analyze", str(tmp_path / "d"), "--out", str(tmp_path / "rows.parquet")]) == 0
+    table = pq.read_table(tmp_path / "rows.parquet")
+    assert set(table.column("producer").to_pylist()) == {found[0][0]}
     assert set(table.column("draws").to_pylist()) == {80}
     assert set(table.column("thetas").to_pylist()) == {40}
 

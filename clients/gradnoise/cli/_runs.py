@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from gradnoise.cli._exit import Exit
@@ -59,17 +60,15 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _show_dump(path: Path, *, as_json: bool) -> int:
-    from gradnoise.wire import Table, producer_is_alive
+    from gradnoise.analyzer.assembly import closed_windows
+    from gradnoise.analyzer.ranks import joined, merged
+    from gradnoise.wire import producer_is_alive
 
     dump = open_dump(path)
     info = dump.info
     producers = dump.producers()
-    windows = [
-        {"producer": producer, **row}
-        for producer in producers
-        for stamped in dump.batches(Table.WINDOWS, producer)
-        for row in stamped.batch.to_pylist()
-    ]
+    found = joined(window for producer in producers for window in closed_windows(dump, producer))
+    windows = [asdict(merged(ranks)) for ranks in found]
     examine(dump)
     run: dict[str, Any] = {
         "run": info.run,
