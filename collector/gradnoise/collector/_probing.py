@@ -93,7 +93,7 @@ class Probing:
             self._probe = None
             self._sink.event("probe_failed", str(error), step=theta)
             self._sink.warn_once(
-                "probe", "gradnoise stops probing: at step %d the probe's closure failed: %s", theta, error
+                "probe", "gradnoise stops probing: at step %d the probe failed: %s", theta, error
             )
 
     def finish(self, theta: int) -> None:
