@@ -92,9 +92,7 @@ class Probing:
         except ProbeError as error:
             self._probe = None
             self._sink.event("probe_failed", str(error), step=theta)
-            self._sink.warn_once(
-                "probe", "gradnoise stops probing: at step %d the probe failed: %s", theta, error
-            )
+            self._sink.warn_once("probe", "gradnoise stops probing: at step %d the probe failed: %s", theta, error)
 
     def finish(self, theta: int) -> None:
         """Say if the training was too short for any."""
