@@ -63,6 +63,8 @@ def _train(kind: str, rank: int, path: Path | None) -> tuple[list[dict[str, torc
     fully_shard(model[0])
     fully_shard(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with torch.no_grad():
+        model(torch.ones(1, 6))  # without a backward pass, the root's parameters stay whole after it
     handle = None
     if path is not None:
         handle = attach(model, optimizer, run="r", dump=path, sampling=Sampling(coordinates=12, burst=STEPS, every=8))

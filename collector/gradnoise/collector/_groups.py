@@ -92,12 +92,14 @@ def groups_of(model: torch.nn.Module, sampling: Sampling) -> tuple[Group, ...]:
     """Return the groups of a model, equal in all processes of a job.
 
     Each parameter tensor is a group, frozen ones too: they have rows once they are unfrozen. A tied one is one group.
-    One that ``fully_shard`` has cut is a group a shard, of the shard's shape, named ``<parameter>@<shard>/<shards>``.
+    One that ``fully_shard`` has cut is a group a shard, of the shard's shape, named ``<parameter>@<shard>/<shards>``;
+    the model is resharded first, and its next forward pass gathers the parameters as ever.
 
     Raises:
         CollectorError: there is nothing to record, or what cannot be recorded.
     """
     _check(model, sampling)
+    _reshard(model)
     groups, trainable, frozen, replicated = [], 0, 0, 0
     kind = _dtensor()
     for name, parameter in named(model):
@@ -143,6 +145,14 @@ def _check(model: torch.nn.Module, sampling: Sampling) -> None:
             f"attach(model={type(model).__name__}): FullyShardedDataParallel joins parameters into flat ones, of which "
             "no gradient can be told; shard the model with torch.distributed.fsdp.fully_shard instead"
         )
+
+
+def _reshard(model: torch.nn.Module) -> None:
+    """Have the model hold its shards: after a forward pass without a backward pass some parameters stay whole."""
+    kind = _loaded("torch.distributed.fsdp", "FSDPModule")
+    for module in model.modules() if kind is not None else ():
+        if isinstance(module, kind):
+            module.reshard()
 
 
 def _check_parameter(name: str, parameter: torch.nn.Parameter) -> None:
