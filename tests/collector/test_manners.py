@@ -14,12 +14,14 @@ import textwrap
 import threading
 import time
 import weakref
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing  # makes its pickler fit for tensors
 from torch import nn
 
 from gradnoise.collector import Limits, Recorder, Sampling, _sink, attach
@@ -290,6 +292,20 @@ def test_the_handle_may_be_copied_and_pickled_with_what_holds_it(tmp_path: Path)
         train(other, sgd(other), data, 1)
     train(model, optimizer, data, 2)
     model.recorder.close()
+    assert len(rows(tmp_path)) == 4 * 4
+
+
+def test_a_model_may_be_sent_to_a_spawned_process_in_the_middle_of_a_burst(tmp_path: Path) -> None:
+    model, data = mlp(), Data()
+    optimizer = sgd(model)
+    with attach(model, optimizer, dump=tmp_path, sampling=EVERY) as handle:
+        train(model, optimizer, data, 2)
+        assert hooks_left(model) > 0
+        # As torch.multiprocessing sends it; a warning would be an error here.
+        there = pickle.loads(ForkingPickler.dumps((model, handle)))
+        train(there[0], sgd(there[0]), data, 1)
+        assert there[1].stats().state == "closed"
+        train(model, optimizer, data, 2)
     assert len(rows(tmp_path)) == 4 * 4
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch.utils.hooks import unserializable_hook
 
 from gradnoise.collector._dynamo import leave_alone, uncompiled
 from gradnoise.collector._gather import is_sharded
@@ -102,7 +103,9 @@ class LeafHooks:
         self.watch = watch
         for number, parameter in found.items():
             if number not in sharded:
-                self._handles.append((parameter, parameter.register_hook(partial(on_gradient, number))))
+                # A model may be sent to a process that is spawned in the middle of a burst: without its hooks.
+                hook = unserializable_hook(partial(on_gradient, number))
+                self._handles.append((parameter, parameter.register_hook(hook)))
         if self._root is None:
             self._root = model.register_forward_hook(_RootHook(self))
         return found
