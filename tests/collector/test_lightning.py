@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradnoise.collector import Sampling
@@ -23,7 +24,7 @@ from ..servers import free_port
 from .loops import assert_recorded, counted, hooks_left, messages, mlp, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -411,6 +412,46 @@ def test_a_copy_of_the_callback_is_closed(callback: GradNoise) -> None:
     assert copy._options == callback._options
 
 
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A job of one process, of which nothing is left."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_sharded_modules_that_training_step_calls_are_recorded(
+    callback: GradNoise, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = module()
+
+    def configure_model() -> None:
+        if not isinstance(model.net, FSDPModule):
+            fully_shard(model.net, mesh=model.device_mesh["data_parallel"])
+
+    def training_step(batch: Any, batch_idx: int) -> torch.Tensor:
+        x, y = batch
+        twin: nn.Module = mlp()
+        twin.load_state_dict({name: p.to_local() for name, p in model.net.named_parameters()})
+        nn.functional.cross_entropy(twin(x), y).backward()
+        model.expected.append(
+            {name: p.grad.numpy().ravel() for name, p in twin.named_parameters() if p.grad is not None}
+        )
+        return nn.functional.cross_entropy(model.net(x), y)
+
+    model.configure_model = configure_model
+    model.training_step = training_step
+    strategy = pl.strategies.ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1)
+    trainer(callback, strategy=strategy).fit(model, loader())
+    assert_recorded(tmp_path / "dump", flat([{f"net.{n}": g for n, g in each.items()} for each in model.expected]))
+    assert len(model.expected) == 6
+    assert {window["scope"] for window in rows(tmp_path / "dump", Table.WINDOWS)} == {"global"}
+    assert messages(caplog) == []
+
+
 def test_outside_bursts_nothing_is_logged(tmp_path: Path) -> None:
     callback = GradNoise(dump=tmp_path / "dump", sampling=Sampling(burst=2, every=4))
     model = module()
@@ -460,6 +501,7 @@ import copy, sys, torch, warnings
 from pathlib import Path
 import lightning.pytorch as pl
 from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 from gradnoise.collector import Sampling
 from gradnoise.collector._batch import batch_size_of

@@ -63,6 +63,13 @@ class Handle(Recording):
         if self._taps is not None:
             self._taps.log(loss, batch_size, divisor, metrics)
 
+    def before_backward(self, loss: Any) -> None:
+        """Say that ``loss.backward()`` comes next: needed for a sharded model only (FSDP2), and only where the attached
+        module is not the one that is called.
+        """
+        if self._taps is not None:
+            self._taps.before_backward(loss)
+
     def wants(self) -> bool:
         """Return whether the step being taken is part of a burst: a loop that logs only then has a row a draw."""
         return self._taps is not None and self._taps.recording

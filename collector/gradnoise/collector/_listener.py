@@ -65,6 +65,11 @@ class Listener:
         if strangers:
             self._name(strangers, step)
 
+    def before_backward(self, loss: torch.Tensor) -> None:
+        """Look at what sharded parameters hold when the backward pass of this loss begins; never raises."""
+        if self._hooks.watch is not None:
+            self._hooks.watch(loss)
+
     def rest(self) -> None:
         """Take the hooks off until it begins again; idempotent."""
         self._hooks.rest()

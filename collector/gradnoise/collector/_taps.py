@@ -131,6 +131,7 @@ class Taps:
         after = uncompiled(self._on_update if optimizers else self._on_any_update)
         self._updates = OptimizerHooks(self._model, optimizers, uncompiled(self._before_update), after)
         self._end_of_pass = uncompiled(self._on_backward_end)
+        self.log = uncompiled(self._log)  # a loop may be compiled around it
         self._begin()
 
     @property
@@ -227,7 +228,7 @@ class Taps:
         except Exception as error:
             self._fail(error)
 
-    def log(self, loss: Any, batch_size: Any, divisor: Any, metrics: Mapping[str, Any]) -> None:
+    def _log(self, loss: Any, batch_size: Any, divisor: Any, metrics: Mapping[str, Any]) -> None:
         """Merge what the user knows into the row of the step that was, or is being, taken."""
         if self._stopped or os.getpid() != self._pid:
             return
@@ -243,6 +244,11 @@ class Taps:
             )
         except Exception as error:
             self._fail(error)
+
+    def before_backward(self, loss: torch.Tensor) -> None:
+        """Look at what sharded parameters hold when the backward pass of this loss begins."""
+        if not self._stopped and os.getpid() == self._pid:
+            self._listener.before_backward(loss)
 
     def close(self) -> None:
         """Hand over what is pending, close the window, take every hook off. Idempotent."""

@@ -109,6 +109,7 @@ class GradNoise(_Callbacks):  # type: ignore[misc]
         """Take the loss, as it is differentiated: divided for accumulation, and scaled where there is a scaler."""
         if self.handle is None or not self.handle.wants():
             return
+        self.handle.before_backward(loss)  # training_step need not call the module
         loss = loss.detach()
         self._loss = loss if self._loss is None else self._loss + loss
         self._backwards += 1
