@@ -207,25 +207,32 @@ def test_training_a_compiled_model_is_bit_equal_with_and_without_the_hook(tmp_pa
         assert torch.equal(with_hook, without)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # dynamo's own
 def test_a_compiled_step_with_its_backward_pass_inside_is_recorded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, data = Own(), Data()
     optimizer = sgd(model)
+    handle = attach(model, optimizer, dump=tmp_path, sampling=BURSTS)
 
     def step(batch: Any) -> None:
         optimizer.zero_grad()
-        loss_of(model, batch).backward()
+        loss = loss_of(model, batch)
+        loss.backward()
+        handle.log(loss=loss)
         taken.append(gradients(model))
+        losses.append(loss.item())
         optimizer.step()
 
     taken: list[Gradients] = []
+    losses: list[float] = []
     with torch._dynamo.config.patch(error_on_recompile=False):  # it compiles such a step in pieces, more than once
         compiled = torch.compile(step, backend="eager")
-        with attach(model, optimizer, dump=tmp_path, sampling=BURSTS):
-            for _ in range(STEPS):
-                compiled(data())
+        for _ in range(STEPS):
+            compiled(data())
+    handle.close()
     assert_recorded(tmp_path, in_bursts(taken))
+    assert [row["loss"] for row in rows(tmp_path, Table.STEPS)] == losses
     assert messages(caplog) == []
 
 
