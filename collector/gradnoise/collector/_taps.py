@@ -97,6 +97,7 @@ class Taps:
         if self._averaged:
             self._check.stop()
         self._sketcher = Sketcher() if sampling.sketch else None
+        self._measures = sampling.norms or sampling.sketch
         hooks = LeafHooks(
             {group.name: (number, group.shape) for number, group in enumerate(info.groups)},
             self._on_gradient,
@@ -208,16 +209,21 @@ class Taps:
                 under_way.parts[number] = values - before
                 return  # nothing is known of the rest of it
             under_way.parts[number] = values
-            if self._sampling.norms:
-                norm = norm_of(gradient)
-                if norm is not None:
-                    under_way.norms[number] = norm
-            if self._sketcher is not None:
-                self._sketcher.take(number, gradient, self._scale.tensor)
+            if self._measures:
+                self._measure(number, gradient, under_way)
         except UnsupportedGradientError as error:
             self._unsupported(number, error)
         except Exception as error:
             self._fail(error)
+
+    def _measure(self, number: int, gradient: torch.Tensor, under_way: BackwardPass) -> None:
+        """Take what the sampling wants to know of the whole gradient."""
+        if self._sampling.norms:
+            norm = norm_of(gradient)
+            if norm is not None:
+                under_way.norms[number] = norm
+        if self._sketcher is not None:
+            self._sketcher.take(number, gradient, self._scale.tensor)
 
     def _on_backward_end(self, task: int) -> None:
         try:
