@@ -278,7 +278,9 @@ def test_memory_stays_below_its_limit_when_the_disk_never_answers(tmp_path: Path
     tracemalloc.start()
     try:
         for step in range(100_000):
-            sink.draws(DrawsAt(0, step, step, (Draw(groups, np.ones(512, np.float32).view, 2048),)))
+            if step < 5000:  # long after the queue is full; later ones are refused, and can be the same
+                item = DrawsAt(0, step, step, (Draw(groups, np.ones(512, np.float32).view, 2048),))
+            sink.draws(item)
             sink.step(StepRow(step, step, 0, loss=1.0, metrics={f"metric {n}": 0.5 for n in range(5)}))
             if step % 64 == 63:
                 sink.end_window(end(step - 63, dropped=1))
@@ -430,3 +432,16 @@ def test_a_directory_that_is_removed_turns_the_sink_off(tmp_path: Path, caplog: 
     assert sink.state is State.OFF
     (message,) = messages(caplog)
     assert "cannot be written (No such file or directory)" in message
+
+
+def test_one_draw_that_the_memory_cannot_hold_is_dropped_with_the_remedy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = Sink(tmp_path, info(500_000), limits=Limits(memory=1 << 20))
+    for step in range(3):
+        assert not sink.draws(DrawsAt(0, step, step, (draw(np.ones(500_000, np.float32), [0]),)))
+    assert sink.close(10)
+    (message,) = messages(caplog)
+    assert "drops draws that hold 1.9 MB of samples at one theta: Limits(memory=...), 1.0 MB" in message
+    assert "sample fewer coordinates" in message
+    assert sink.counters().dropped_draws == 3
