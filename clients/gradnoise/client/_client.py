@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from gradnoise.client._errors import InvalidInputError, UnreachableError, raise_typed
+from gradnoise.collector.channel import open_channel
 from gradnoise.v1 import analysis_pb2, analysis_pb2_grpc
 from gradnoise.wire import RunInfo
 from gradnoise.wire.results import TAIL_SCHEMA, from_ipc
@@ -49,6 +50,9 @@ class Client:
         target: ``host:port``; by default what :func:`default_target` says.
         timeout: seconds that a call may take; a :meth:`watch` may be without an analyzer that long.
 
+    TLS and token are those of the environment (``GRADNOISE_TLS_CA`` and the like), as for the shipper; one that cannot be
+    used is a :class:`gradnoise.collector.CollectorError`.
+
     Every method raises :class:`UnreachableError` where no analyzer answers, and another
     :class:`~gradnoise.client.ClientError` where it answers with an error.
     """
@@ -56,7 +60,7 @@ class Client:
     def __init__(self, target: str | None = None, *, timeout: float = 30.0) -> None:
         self.target = target or default_target()
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(self.target, options=_OPTIONS)
+        self._channel = open_channel(self.target, _OPTIONS)
         self._analysis = analysis_pb2_grpc.AnalysisStub(self._channel)  # type: ignore[no-untyped-call]
 
     def runs(self) -> pa.Table:
