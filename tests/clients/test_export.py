@@ -17,6 +17,8 @@ from gradnoise.client import Client
 from gradnoise.export import NUMBERS, ExportError, MLflow, TensorBoard, WandB, export
 from gradnoise.export._scalars import scalars_of
 
+from ..servers import until
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
@@ -112,6 +114,8 @@ def wandb_records(path: Path) -> Iterable[Any]:
             place += left
             continue
         _, size, kind = struct.unpack_from("<IHB", data, place)
+        if place + 7 + size > len(data):  # being written
+            return
         parts += data[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # whole, or its last part
@@ -267,6 +271,8 @@ def test_wandb_reads_back_what_was_written_offline(wandb_offline: Path) -> None:
         assert export([row(), row(last_step=127, scale=None)], target).scalars == 9
     name = "gradnoise/per_parameter/whole_model/burst"
     common = {"alpha": 1.5, "alpha_low": 1.25, "alpha_high": 1.75, "null_alpha": 1.9375, "verdict": "undecided"}
+    # W&B writes from a process of its own.
+    until(lambda: len(wandb_history(wandb_offline)) == 2, what="the history that W&B writes")
     assert wandb_history(wandb_offline) == [
         {"gradnoise/step": 63, f"{name}/scale": 0.03125, **{f"{name}/{key}": value for key, value in common.items()}},
         {"gradnoise/step": 127, **{f"{name}/{key}": value for key, value in common.items()}},
