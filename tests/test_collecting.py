@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/collecting.md").read_text()
 BLOCKS: list[str] = re.findall(r"(?<!not run -->\n)```python\n(.*?)```", PAGE, re.DOTALL)
 SHELL: list[str] = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-COLLECTOR = sorted((ROOT / "collector/gradnoise/collector").glob("*.py"))
+COLLECTOR = sorted((ROOT / "collector/gradnoise/collector").rglob("*.py"))
 
 
 def block(containing: str) -> str:

@@ -41,7 +41,7 @@ ENTRIES = ("_on_gradient", "_on_backward_end", "_on_update", "_on_any_update", "
 @contextmanager
 def clocked() -> Iterator[dict[Any, float]]:
     """Seconds spent in each :class:`Taps`'s entry points, while it lasts."""
-    from gradnoise.collector._taps import Taps
+    from gradnoise.collector._taps.taps import Taps
 
     spent: dict[Any, float] = {}
     inside = threading.local()

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradnoise.collector import Probe, Sampling, attach
-from gradnoise.collector._distributed import (
+from gradnoise.collector._recording.distributed import (
     agreed_run,
     averages_gradients,
     is_ddp,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gradnoise.collector import CollectorError, Probe, Sampling, attach
-from gradnoise.collector._launch import Shipping
+from gradnoise.collector._shipping.launch import Shipping
 from gradnoise.wire import Dump, NotADumpError, RunExistsError, WireError
 
 from .loops import Data, hooks_left, loss_of, messages, mlp, rows, train

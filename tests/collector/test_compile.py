@@ -12,7 +12,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from gradnoise.collector import Sampling, attach
-from gradnoise.collector._dynamo import uncompiled
+from gradnoise.collector._taps.dynamo import uncompiled
 from gradnoise.wire import Table
 
 from .loops import Data, assert_recorded, counted, hooks_left, loss_of, messages, mlp, recorded, rows, sampled

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradnoise.collector import CollectorError, Limits, Probe, Sampling
-from gradnoise.collector._coordinates import sample_coordinates
+from gradnoise.collector._recording.coordinates import sample_coordinates
 
 
 @given(st.text(max_size=20), st.integers(1, 5000), st.integers(1, 300), st.integers(0, 2**31))
@@ -29,7 +29,9 @@ def test_coordinates_differ_between_seeds_and_names() -> None:
 
 
 def test_coordinates_are_the_same_in_another_process() -> None:
-    code = "from gradnoise.collector._coordinates import sample_coordinates as s; print(s('a.b', 10**6, 8, 3))"
+    code = (
+        "from gradnoise.collector._recording.coordinates import sample_coordinates as s; print(s('a.b', 10**6, 8, 3))"
+    )
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"}
     )

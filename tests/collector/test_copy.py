@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from gradnoise.collector import Sampling, _copy, _taps, attach
-from gradnoise.collector._copy import is_captured, to_device, to_host
+from gradnoise.collector import Sampling, attach
+from gradnoise.collector._taps import copy as _copy
+from gradnoise.collector._taps import taps as _taps
+from gradnoise.collector._taps.copy import is_captured, to_device, to_host
 
 from .loops import Data, assert_recorded, counted, messages, mlp, train
 from .test_bursts import sgd

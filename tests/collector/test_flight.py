@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from gradnoise.collector._flight import Flight, Sent
+from gradnoise.collector._shipping.flight import Flight, Sent
 from gradnoise.wire import Table
 
 CREDIT = 100

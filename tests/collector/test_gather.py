@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradnoise.collector._coordinates import sample_coordinates
-from gradnoise.collector._gather import Gatherer, UnsupportedGradientError
+from gradnoise.collector._recording.coordinates import sample_coordinates
+from gradnoise.collector._taps.gather import Gatherer, UnsupportedGradientError
 from gradnoise.wire import Group
 
 if TYPE_CHECKING:

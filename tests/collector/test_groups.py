@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from gradnoise.collector import CollectorError, Sampling, attach
-from gradnoise.collector._coordinates import sample_coordinates
-from gradnoise.collector._groups import groups_of, held, named, unwrapped
+from gradnoise.collector._recording.coordinates import sample_coordinates
+from gradnoise.collector._taps.groups import groups_of, held, named, unwrapped
 
 from .loops import Data, assert_recorded, hooks_left, loss_of, mlp, train
 

@@ -18,8 +18,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradnoise.collector import Probe, Sampling, _launch, _sink, attach
-from gradnoise.collector._gather import Gatherer
+from gradnoise.collector import Probe, Sampling, attach
+from gradnoise.collector._recording import sink as _sink
+from gradnoise.collector._shipping import launch as _launch
+from gradnoise.collector._taps.gather import Gatherer
 from gradnoise.wire import Dump, Table, recover
 
 from .loops import Data, hooks_left, loss_of, messages, mlp, rows, train
@@ -129,7 +131,9 @@ logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout)
 import torch
 torch.set_num_threads(1)
 from tests.collector.loops import Data, loss_of, mlp, train
-from gradnoise.collector import Probe, Sampling, _launch, _sink, attach
+from gradnoise.collector import Probe, Sampling, attach
+from gradnoise.collector._shipping import launch as _launch
+from gradnoise.collector._recording import sink as _sink
 path = Path(sys.argv[1])
 model, data = mlp(), Data()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

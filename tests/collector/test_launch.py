@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gradnoise.collector import Sampling, _launch, _sink, attach
-from gradnoise.collector._launch import Shipping
-from gradnoise.collector._lease import Lease
-from gradnoise.collector._progress import Progress, ShipState
+from gradnoise.collector import Sampling, attach
+from gradnoise.collector._recording import sink as _sink
+from gradnoise.collector._shipping import launch as _launch
+from gradnoise.collector._shipping.launch import Shipping
+from gradnoise.collector._shipping.lease import Lease
+from gradnoise.collector._shipping.progress import Progress, ShipState
 from gradnoise.wire import Dump, DumpWriter
 
 from ..proto.dumps import INFO
@@ -264,7 +266,8 @@ def test_the_process_without_a_producer_serves_all_that_appear_until_the_last_ha
 
 RANK = """
 import sys, torch
-from gradnoise.collector import Sampling, _launch, attach
+from gradnoise.collector import Sampling, attach
+from gradnoise.collector._shipping import launch as _launch
 _launch._UNSEEN = 60.0  # however slowly the machine starts the shipper
 torch.manual_seed(0)
 model = torch.nn.Linear(6, 3)

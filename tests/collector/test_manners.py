@@ -24,8 +24,9 @@ import torch
 import torch.multiprocessing  # makes its pickler fit for tensors
 from torch import nn
 
-from gradnoise.collector import Limits, Recorder, Sampling, _sink, attach
-from gradnoise.collector import _opening as opening
+from gradnoise.collector import Limits, Recorder, Sampling, attach
+from gradnoise.collector._recording import opening
+from gradnoise.collector._recording import sink as _sink
 from gradnoise.wire import Dump, RunExistsError, Table, recover
 
 from .fake import FakeIngest, FakeServer
@@ -43,7 +44,9 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from tests.collector.loops import Data, loss_of, mlp, train
-from gradnoise.collector import Limits, Recorder, Sampling, _sink, attach
+from gradnoise.collector import Limits, Recorder, Sampling, attach
+from gradnoise.collector._recording import opening
+from gradnoise.collector._recording import sink as _sink
 path = Path(sys.argv[1])
 model, data = mlp(), Data()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -10,9 +10,9 @@ import torch.utils.checkpoint
 from torch import nn
 
 from gradnoise.collector import Probe, Sampling, attach
-from gradnoise.collector._gather import Gatherer
-from gradnoise.collector._probe import ProbeError, probe_seed, run_probe
-from gradnoise.collector._torch_state import preserved, preserved_modes, preserved_random
+from gradnoise.collector._taps.gather import Gatherer
+from gradnoise.collector._taps.probe import ProbeError, probe_seed, run_probe
+from gradnoise.collector._taps.torch_state import preserved, preserved_modes, preserved_random
 from gradnoise.wire import Dump, Group, Table
 
 from .loops import Data, assert_recorded, by_hand, counted, hooks_left, loss_of, messages, mlp, recorded, rows, train

@@ -19,8 +19,8 @@ from gradnoise.analyzer.analysis import analyse
 from gradnoise.analyzer.assembly import read_windows
 from gradnoise.analyzer.stats import stable
 from gradnoise.collector import CollectorError, Limits, Recorder, Sampling
-from gradnoise.collector._coordinates import sample_coordinates
-from gradnoise.collector._stepwise import Stepwise
+from gradnoise.collector._recording.coordinates import sample_coordinates
+from gradnoise.collector._recording.stepwise import Stepwise
 from gradnoise.wire import Dump, RunExistsError, Table, WireError
 
 from .loops import counted, messages, recorded, rows

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from gradnoise.collector import Sampling, attach
-from gradnoise.collector._gather import Gatherer, UnsupportedGradientError
-from gradnoise.collector._shards import ShardHooks
+from gradnoise.collector._taps.gather import Gatherer, UnsupportedGradientError
+from gradnoise.collector._taps.shards import ShardHooks
 from gradnoise.wire import Dump, Group, Table
 
 from .loops import counted, rows

@@ -16,10 +16,11 @@ import grpc
 import numpy as np
 import pytest
 
-from gradnoise.collector import Sampling, _shipment, attach
+from gradnoise.collector import Sampling, attach
 from gradnoise.collector._errors import CollectorError, RefusedError, UnreachableError
-from gradnoise.collector._progress import Progress, ShipState
-from gradnoise.collector._session import CutError, Known, Link, run_session
+from gradnoise.collector._shipping import shipment as _shipment
+from gradnoise.collector._shipping.progress import Progress, ShipState
+from gradnoise.collector._shipping.session import CutError, Known, Link, run_session
 from gradnoise.collector.shipper import main, ship
 from gradnoise.v1 import ingest_pb2
 from gradnoise.wire import Dump, DumpWriter, NotADumpError, Table, pack
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from gradnoise.collector._flight import Flight
+    from gradnoise.collector._shipping.flight import Flight
 
 WINDOWS, DRAWS = 3, 4  # windows of a dump, batches of draws before each
 

@@ -14,10 +14,11 @@ import pytest
 
 from gradnoise.analyzer.analysis import analyse
 from gradnoise.analyzer.assembly import read_windows
-from gradnoise.collector import Limits, _sink
-from gradnoise.collector._progress import Progress, ShipState
-from gradnoise.collector._records import Draw, DrawsAt, StepRow, WindowEnd, window_id
-from gradnoise.collector._sink import Sink, State
+from gradnoise.collector import Limits
+from gradnoise.collector._recording import sink as _sink
+from gradnoise.collector._recording.records import Draw, DrawsAt, StepRow, WindowEnd, window_id
+from gradnoise.collector._recording.sink import Sink, State
+from gradnoise.collector._shipping.progress import Progress, ShipState
 from gradnoise.wire import (
     Dump,
     DumpWriter,

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gradnoise.analyzer.stats import contrasts, sketch
-from gradnoise.collector import _sketch
-from gradnoise.collector._sketch import CELLS, Sketcher, rescaled
+from gradnoise.collector._taps import sketch as _sketch
+from gradnoise.collector._taps.sketch import CELLS, Sketcher, rescaled
 
 
 def counted(*half_differences: Any) -> np.ndarray:

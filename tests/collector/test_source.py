@@ -6,7 +6,7 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-from gradnoise.collector._source import Source, unacknowledged_bytes
+from gradnoise.collector._shipping.source import Source, unacknowledged_bytes
 from gradnoise.wire import Dump, DumpWriter, Table, _tailer
 
 from ..proto.dumps import INFO, draws_batch

@@ -133,7 +133,7 @@ def test_a_zero_gradient_has_no_factor(tmp_path: Path) -> None:
 def test_where_processes_average_there_is_no_factor(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import gradnoise.collector._taps as taps
+    import gradnoise.collector._taps.taps as taps
 
     average: Callable[[nn.Module], bool] = lambda model: True  # noqa: E731
     monkeypatch.setattr(taps, "averages_gradients", average)

@@ -143,8 +143,8 @@ def test_adversaries_take_turns(tmp_path: Path, caplog: pytest.LogCaptureFixture
 def test_a_hook_of_the_users_own_survives_ours_going_away(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
-    from gradnoise.collector._clip import ClipMeter
-    from gradnoise.collector._gather import Gatherer
+    from gradnoise.collector._taps.clip import ClipMeter
+    from gradnoise.collector._taps.gather import Gatherer
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
@@ -172,7 +172,7 @@ def test_a_hook_of_the_users_own_survives_ours_going_away(
 def test_bursts_for_which_there_is_no_room_are_skipped_whole(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gradnoise.collector._sink import Sink
+    from gradnoise.collector._recording.sink import Sink
 
     model, data = mlp(), Data()
     optimizer = plain(model)
@@ -217,7 +217,7 @@ def test_probes_for_which_there_is_no_room_are_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gradnoise.collector import Probe
-    from gradnoise.collector._sink import Sink
+    from gradnoise.collector._recording.sink import Sink
 
     model, data, calls = mlp(), Data(), []
 

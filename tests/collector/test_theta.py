@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gradnoise.collector import Sampling, attach
-from gradnoise.collector._theta import DRAWS_PER_THETA
+from gradnoise.collector._taps.theta import DRAWS_PER_THETA
 from gradnoise.wire import Table
 
 from .loops import Data, assert_recorded, counted, hooks_left, loss_of, messages, mlp, rows, train

@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from gradnoise.collector import _backoff, _shipment, _watch
-from gradnoise.collector._backoff import Backoff
-from gradnoise.collector._discovery import find_dumps, find_producers, runs_elsewhere
 from gradnoise.collector._errors import CollectorError, EndpointError
-from gradnoise.collector._lease import Lease, is_leased
-from gradnoise.collector._metrics import metrics_at, parse_address
-from gradnoise.collector._progress import Progress, ShipState
+from gradnoise.collector._shipping import backoff as _backoff
+from gradnoise.collector._shipping import shipment as _shipment
+from gradnoise.collector._shipping import watch as _watch
+from gradnoise.collector._shipping.backoff import Backoff
+from gradnoise.collector._shipping.discovery import find_dumps, find_producers, runs_elsewhere
+from gradnoise.collector._shipping.lease import Lease, is_leased
+from gradnoise.collector._shipping.metrics import metrics_at, parse_address
+from gradnoise.collector._shipping.progress import Progress, ShipState
 from gradnoise.collector.shipper import ship, watch
 from gradnoise.v1 import ingest_pb2
 from gradnoise.wire import Dump, DumpWriter, Front, Table, write_fronts
@@ -40,8 +42,8 @@ from .test_shipper import DRAWS, WINDOWS, assert_stored, dump_of, fill
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gradnoise.collector._snapshot import Snapshot
-    from gradnoise.collector._watch import WatchReport
+    from gradnoise.collector._shipping.snapshot import Snapshot
+    from gradnoise.collector._shipping.watch import WatchReport
 
 BATCHES = WINDOWS * (DRAWS + 1)
 ROOT = Path(__file__).parents[2]
@@ -334,7 +336,7 @@ def test_a_lease_is_one_holders_and_dies_with_it(tmp_path: Path) -> None:
     second.release()
     assert list(tmp_path.iterdir()) == []
     assert Lease(tmp_path / "gone", "p").take(), "where nothing can be locked anyone may ship"
-    code = "import sys,time,pathlib; from gradnoise.collector._lease import Lease\n"
+    code = "import sys,time,pathlib; from gradnoise.collector._shipping.lease import Lease\n"
     code += f"assert Lease(pathlib.Path({str(tmp_path)!r}), 'p').take(); print(flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout is not None

@@ -50,8 +50,8 @@ class Client:
         target: ``host:port``; by default what :func:`default_target` says.
         timeout: seconds that a call may take; a :meth:`watch` may be without an analyzer that long.
 
-    TLS and token are those of the environment (``GRADNOISE_TLS_CA`` and the like), as for the shipper; one that cannot be
-    used is a :class:`gradnoise.collector.CollectorError`.
+    TLS and token are those of the environment (``GRADNOISE_TLS_CA`` and the like), as for the shipper; one that cannot
+    be used is a :class:`gradnoise.collector.CollectorError`.
 
     Every method raises :class:`UnreachableError` where no analyzer answers, and another
     :class:`~gradnoise.client.ClientError` where it answers with an error.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradnoise.collector._losses import ProbeError, differentiated, losses_of, no_updates
-from gradnoise.collector._torch_state import preserved, preserved_modes, preserved_random
+from gradnoise.collector._taps.losses import ProbeError, differentiated, losses_of, no_updates
+from gradnoise.collector._taps.torch_state import preserved, preserved_modes, preserved_random
 from gradnoise.studies._alpha import StudyError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from gradnoise.collector._attach import attach
 from gradnoise.collector._config import Limits, Probe, Sampling
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._handle import Handle
-from gradnoise.collector._recorder import Recorder
-from gradnoise.collector._recording import Stats
-from gradnoise.collector._sink import State
+from gradnoise.collector._recording.recorder import Recorder
+from gradnoise.collector._recording.recording import Stats
+from gradnoise.collector._recording.sink import State
 
 __all__ = ["CollectorError", "Handle", "Limits", "Probe", "Recorder", "Sampling", "State", "Stats", "attach"]

@@ -6,12 +6,12 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from gradnoise.collector._config import Limits, Sampling, disabled
-from gradnoise.collector._distributed import origin_of
 from gradnoise.collector._errors import CollectorError
-from gradnoise.collector._groups import groups_of, unwrapped
 from gradnoise.collector._handle import Handle
-from gradnoise.collector._opening import Place, plan_of
-from gradnoise.collector._sink import State, inform
+from gradnoise.collector._recording.distributed import origin_of
+from gradnoise.collector._recording.opening import Place, plan_of
+from gradnoise.collector._recording.sink import State, inform
+from gradnoise.collector._taps.groups import groups_of, unwrapped
 
 if TYPE_CHECKING:
     import os
@@ -83,7 +83,7 @@ def attach(
         handle._turn_off(place.unwritable(error))
         return handle
     _detach(model)
-    from gradnoise.collector._taps import Taps
+    from gradnoise.collector._taps.taps import Taps
 
     try:
         taps = Taps(

@@ -6,14 +6,14 @@ import atexit
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from gradnoise.collector._recording import Recording
-from gradnoise.collector._sink import State
+from gradnoise.collector._recording.recording import Recording
+from gradnoise.collector._recording.sink import State
 
 if TYPE_CHECKING:
     import torch
 
-    from gradnoise.collector._opening import Opened
-    from gradnoise.collector._taps import Taps
+    from gradnoise.collector._recording.opening import Opened
+    from gradnoise.collector._taps.taps import Taps
 
 __all__ = ["Handle"]
 

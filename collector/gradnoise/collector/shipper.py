@@ -22,17 +22,17 @@ from gradnoise.collector._errors import (
     ShipError,
     UnreachableError,
 )
-from gradnoise.collector._fleet import Fleet
-from gradnoise.collector._launch import check_endpoint
-from gradnoise.collector._metrics import metrics_at
-from gradnoise.collector._shipment import ProducerReport, Shipment
-from gradnoise.collector._watch import DEFAULT_STREAMS, DumpReport, WatchReport, watch
+from gradnoise.collector._shipping.fleet import Fleet
+from gradnoise.collector._shipping.launch import check_endpoint
+from gradnoise.collector._shipping.metrics import metrics_at
+from gradnoise.collector._shipping.shipment import ProducerReport, Shipment
+from gradnoise.collector._shipping.watch import DEFAULT_STREAMS, DumpReport, WatchReport, watch
 from gradnoise.wire import Dump, WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gradnoise.collector._progress import Progress
+    from gradnoise.collector._shipping.progress import Progress
 
 __all__ = [
     "DEFAULT_STREAMS",

@@ -1,0 +1,462 @@
+"""The framework-free core: a bounded queue, a writer thread, a dump. It never makes its caller wait.
+
+A fork leaves the child with the memory but not the thread: everything here is inert in a process other than the
+one that made it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from gradnoise.collector._config import Limits
+from gradnoise.collector._recording.records import DrawsAt, Event, Finding, ReferenceAt, SketchAt, StepRow, WindowEnd
+from gradnoise.collector._recording.spool import SEGMENTS, Spool
+from gradnoise.collector._recording.tables import AmbiguousDrawsError, TableBuilder
+from gradnoise.wire import DumpWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from gradnoise.wire import RunInfo
+
+__all__ = ["AMBIGUOUS", "Counters", "Sink", "State", "inform", "warn"]
+
+_BATCH_BYTES = 1 << 20
+_SEGMENT_BYTES = 64 << 20
+_LINGER = 1.0  # seconds a row may wait for its batch to fill
+_LINGER_LONG = 5.0  # and a batch that would be smaller than this, of which much would be overhead:
+_SMALL_BATCH = 128 << 10
+_GATHER = 0.1  # seconds the writer lets records collect: each waking of it takes the interpreter from the training
+_LOOK = 2.0  # seconds between two looks of the writer at what it watches
+_SKETCH_BYTES = 8 << 16
+_ROW_BYTES = 512  # what a row of steps, events or windows is taken to hold in memory
+_METRIC_BYTES = 256
+
+_log = logging.getLogger("gradnoise")
+
+AMBIGUOUS = (
+    "several backward passes between two parameter updates are not microbatches of one theta (two losses, SAM, "
+    "reentrant checkpointing, or forward passes that bypass the attached model): such steps are not recorded. Sum the "
+    "losses before one backward(), use checkpoint(..., use_reentrant=False), say handle.log(divisor=...) if they are "
+    "microbatches, or measure with Probe(closure) instead"
+)
+
+_TOO_LARGE = (
+    "gradnoise drops draws that hold %.1f MB of samples at one theta: Limits(memory=...), %.1f MB, does not let so "
+    "much wait for the disk. Give it more memory, or sample fewer coordinates. Dropped draws are counted"
+)
+_TRIMMED = "gradnoise deletes what the analyzer has acknowledged from %s: the dump had grown to Limits(spool=...)"
+_SKIPPED = (
+    "gradnoise skips whole bursts and probes: the dump %s has grown to Limits(spool=...). Raise the limit, record less "
+    "(Sampling), or give an endpoint: what an analyzer has acknowledged is deleted. Skipped bursts are counted"
+)
+
+
+class State(StrEnum):
+    """Of a collector: recording, closed, turned off after a failure, or switched off from the start."""
+
+    RECORDING = "recording"
+    CLOSED = "closed"
+    OFF = "off"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Draws, rows (of the draws table) and windows written; draws and rows lost; windows that were skipped."""
+
+    draws: int = 0
+    rows: int = 0
+    windows: int = 0
+    dropped_draws: int = 0
+    dropped_rows: int = 0
+    skipped: int = 0
+
+
+def warn(message: str, *args: object) -> None:
+    """Log a warning; whatever the user's handlers do, training goes on."""
+    with contextlib.suppress(Exception):
+        _log.warning(message, *args)
+
+
+def inform(message: str, *args: object) -> None:
+    """Log what is good to know; silent unless the user asks for it."""
+    with contextlib.suppress(Exception):
+        _log.info(message, *args)
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """Something to look at until it says False."""
+
+    look: Callable[[], bool]
+
+
+_Item = DrawsAt | ReferenceAt | SketchAt | WindowEnd | StepRow | Event | Finding | threading.Event | _Watch
+
+
+class Sink:
+    """Records draws, windows, steps and events into a dump from a thread of its own.
+
+    Args:
+        path: the dump's directory; made if missing, joined if it holds the same run and groups.
+        info: the run.
+        limits: of memory and disk.
+        trim: whether segments that an analyzer has acknowledged may be deleted to make room.
+
+    Attributes:
+        pending: bytes that draws may hold before they are offered.
+
+    Raises:
+        RunExistsError, OSError: as :class:`gradnoise.wire.DumpWriter`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        info: RunInfo,
+        *,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        trim: bool = False,
+    ) -> None:
+        self._writer = DumpWriter(path, info, segment_bytes=min(_SEGMENT_BYTES, limits.spool // SEGMENTS))
+        self._spool = Spool(self._writer, limits.spool, trim=trim)
+        # A batch on its way is there several times: as rows, columns, a message, and a file's next bytes.
+        batch = min(_BATCH_BYTES, limits.memory // 16)
+        self._tables = TableBuilder(info, self._writer.append, batch_bytes=batch)
+        self._limits = limits
+        self.pending = limits.memory // 4
+        self._ends = limits.memory // 32  # for the ends of windows, when the queue is full
+        self._limit = limits.memory - self.pending - self._ends - 6 * batch
+        self.path = path
+        self.producer = self._writer.producer
+        self._pid = os.getpid()
+        self._enough = min(batch, self._limit // 2)
+        self._waiting: deque[tuple[_Item, int]] = deque()
+        self._bytes = 0
+        self._offered_draws = 0
+        self._offered_rows = 0
+        self._refused_draws = 0
+        self._refused_rows = 0
+        self._skipped = 0
+        self._lost_ends = 0
+        self._urgent = False
+        self._closing = False
+        self._state = State.RECORDING
+        self.error: str | None = None
+        self._warned: set[str] = set()
+        self._watches: list[_Watch] = []
+        self._cramped = False
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="gradnoise-writer", daemon=True)
+        self._thread.start()
+        _disown_in_children(self)
+
+    @property
+    def here(self) -> bool:
+        """Whether this is the process that made the sink (not a forked child of it)."""
+        return os.getpid() == self._pid
+
+    @property
+    def recording(self) -> bool:
+        """Whether what is offered still reaches the disk."""
+        return self._state is State.RECORDING and not self._closing and self.here
+
+    @property
+    def info(self) -> RunInfo:
+        """The run."""
+        return self._writer.info
+
+    @property
+    def state(self) -> State:
+        """Where the sink stands."""
+        return self._state
+
+    def counters(self) -> Counters:
+        """Return what has been done so far."""
+        tables = self._tables
+        draws, rows = self._refused_draws, self._refused_rows
+        if not self._thread.is_alive() or self._state is State.OFF:
+            # Whatever was accepted and is neither written nor known to be no draw was lost on its way.
+            draws = self._offered_draws - tables.draws_written - tables.ambiguous_draws
+            rows = self._offered_rows - tables.rows_written - tables.ambiguous_rows
+        return Counters(tables.draws_written, tables.rows_written, tables.windows_written, draws, rows, self._skipped)
+
+    def room(self) -> bool:
+        """Whether the dump may grow by another window; asked where a burst or a probe would begin."""
+        if not self.recording or self._spool.room(self._bytes):
+            return True
+        if not self._cramped:
+            self._cramped = True
+            self.watch(self._relieve)
+        return False
+
+    def draws(self, item: DrawsAt) -> bool:
+        """Offer the draws of one theta; False if the queue is full and they were dropped (and counted)."""
+        self._offered_draws += len(item.draws)
+        self._offered_rows += item.rows
+        if self._offer(item, item.nbytes):
+            return True
+        self._refused_draws += len(item.draws)
+        self._refused_rows += item.rows
+        if self.recording and item.nbytes > self._limit:
+            self.warn_once("memory", _TOO_LARGE, item.nbytes / 2**20, self._limits.memory / 2**20)
+        return False
+
+    def lose(self, draws: int, rows: int) -> None:
+        """Count draws that were taken and could not be offered."""
+        self._offered_draws += draws
+        self._offered_rows += rows
+        self._refused_draws += draws
+        self._refused_rows += rows
+
+    def reference(self, item: ReferenceAt) -> bool:
+        """Offer the reference of a window."""
+        return self._offer(item, _ROW_BYTES + sum(values.nbytes for values in item.values))
+
+    def sketch(self, item: SketchAt) -> bool:
+        """Offer a sketch."""
+        return self._offer(item, _SKETCH_BYTES)
+
+    def end_window(self, end: WindowEnd) -> None:
+        """Close a window, full as the queue may be. One skipped for want of :meth:`room` is counted and warned of."""
+        if not self.recording:
+            return
+        if end.skipped:
+            self._skipped += 1
+            self.warn_once("spool", _SKIPPED, self.path)
+        if not self._offer(end, _ROW_BYTES, self._ends):
+            self._lost_ends += 1
+
+    def step(self, row: StepRow) -> bool:
+        """Offer a row of the steps table."""
+        return self._offer(row, _ROW_BYTES + _METRIC_BYTES * len(row.metrics))
+
+    def event(
+        self, kind: str, detail: str, *, count: int = 1, step: int | None = None, group: str | None = None
+    ) -> bool:
+        """Offer a row of the events table."""
+        return self._offer(Event(time.time_ns(), kind, count, detail, step, group), _ROW_BYTES + len(detail))
+
+    def later(self, find: Callable[[], Iterable[Event]], nbytes: int = 0) -> bool:
+        """Let the writer's thread add the events that ``find`` gives once the device has delivered.
+
+        Args:
+            find: called after everything offered before is taken.
+            nbytes: memory behind it while it waits.
+        """
+        return self._offer(Finding(find), _ROW_BYTES + nbytes)
+
+    def watch(self, look: Callable[[], bool]) -> None:
+        """Let the writer's thread call ``look`` every few seconds, until it returns False."""
+        self._offer(_Watch(look), 0)
+
+    def warn_once(self, key: str, message: str, *args: object) -> bool:
+        """Log a warning, the first time for this key; return whether it was."""
+        if not self.here:  # the lock may have been held when this child was forked
+            return False
+        with self._wake:
+            if key in self._warned:
+                return False
+            self._warned.add(key)
+        warn(message, *args)
+        return True
+
+    def fail(self, reason: str) -> None:
+        """Turn the sink off for good, with one warning; what is written stays readable."""
+        if not self.here:
+            return
+        with self._wake:
+            if self._state is not State.RECORDING:
+                return
+            self._state = State.OFF
+            self.error = reason
+            self._waiting_released()
+            self._wake.notify_all()
+        warn("gradnoise turned itself off: %s. Training goes on; what was recorded is in %s", reason, self.path)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything offered so far is in the dump; False if that took longer or recording failed."""
+        if not self.here:
+            return False
+        done = threading.Event()
+        if not self._offer(done, 0):
+            return False
+        return done.wait(timeout) and self._state is not State.OFF
+
+    def end(self) -> None:
+        """Take nothing more; what waits is written, and the dump sealed, while nobody waits."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+
+    def close(self, timeout: float) -> bool:
+        """Write what waits, seal the dump, end the thread; False if that took longer. Idempotent."""
+        if not self.here:
+            return False
+        self.end()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _offer(self, item: _Item, nbytes: int, reserve: int = 0) -> bool:
+        if not self.recording:
+            return False
+        with self._wake:
+            if nbytes and self._bytes + nbytes > self._limit + reserve:
+                return False
+            first = not self._waiting
+            self._waiting.append((item, nbytes))
+            self._bytes += nbytes
+            if isinstance(item, threading.Event) or self._bytes >= self._enough:
+                self._urgent = True
+            if first or self._urgent:
+                self._wake.notify()
+        return True
+
+    def _waiting_released(self) -> None:
+        """Forget what waits and let go whoever waits for a flush. The lock is held."""
+        for item, _ in self._waiting:
+            if isinstance(item, threading.Event):
+                item.set()
+        self._waiting.clear()
+        self._bytes = 0
+
+    # The writer's thread from here on.
+
+    def _run(self) -> None:
+        try:
+            self._write_all()
+        except OSError as error:
+            self.fail(f"the dump cannot be written ({error.strerror or error})")
+        except Exception as error:
+            self.fail(f"unexpected {type(error).__name__} while writing the dump: {error}")
+        try:
+            self._writer.close()
+        except Exception as error:
+            self.fail(f"the dump could not be sealed ({error}); it is readable as it is")
+        with self._wake:
+            if self._state is State.RECORDING:
+                self._state = State.CLOSED
+            self._waiting_released()
+
+    def _write_all(self) -> None:
+        since: float | None = None  # when the oldest row came that waits for its batch
+        next_look = 0.0
+        while self._state is State.RECORDING:
+            with self._wake:
+                if not self._waiting:
+                    self._urgent = False
+                    until = None if since is None else since + self._linger()
+                    if self._watches:
+                        until = next_look if until is None else min(until, next_look)
+                    left = None if until is None else max(0.0, until - time.monotonic())
+                    if self._wake.wait_for(self._called, left):
+                        self._wake.wait_for(self._hurried, _GATHER)
+                item, nbytes = self._waiting.popleft() if self._waiting else (None, 0)
+                closing = self._closing
+            if item is not None:
+                self._take(item)
+                with self._wake:
+                    # After the write: what the writer holds counts as waiting, too.
+                    self._bytes = max(0, self._bytes - nbytes)
+            elif closing:
+                self._tables.flush()
+                return
+            now = time.monotonic()
+            if self._watches and now >= next_look:
+                next_look = now + _LOOK
+                self._watches = [watch for watch in self._watches if self._look(watch)]
+            if since is not None and now >= since + self._linger():
+                self._tables.flush()
+            if self._tables.empty:
+                since = None
+            elif since is None:
+                since = now
+
+    def _linger(self) -> float:
+        return _LINGER if self._tables.nbytes >= _SMALL_BATCH else _LINGER_LONG
+
+    def _look(self, watch: _Watch) -> bool:
+        with contextlib.suppress(Exception):  # whatever is watched, the dump is written
+            return watch.look()
+        return False
+
+    def _relieve(self) -> bool:
+        self._cramped = self._spool.relieve()
+        self._tell_trimmed()
+        return self._cramped
+
+    def _tell_trimmed(self) -> None:
+        if self._spool.trimmed and "trimmed" not in self._warned:
+            self._warned.add("trimmed")
+            inform(_TRIMMED, self.path)
+
+    def _called(self) -> bool:
+        return bool(self._waiting) or self._closing or self._state is not State.RECORDING
+
+    def _hurried(self) -> bool:
+        return self._urgent or self._closing or self._state is not State.RECORDING
+
+    def _take(self, item: _Item) -> None:
+        if isinstance(item, DrawsAt):
+            try:
+                self._tables.add_draws(item)
+            except AmbiguousDrawsError:
+                self._tables.add_event(
+                    Event(time.time_ns(), "ambiguous_backwards", len(item.draws), "parameters changed", item.step)
+                )
+                self.warn_once("ambiguous", AMBIGUOUS)
+        elif isinstance(item, ReferenceAt):
+            self._tables.add_reference(item)
+        elif isinstance(item, SketchAt):
+            self._tables.add_sketch(item)
+        elif isinstance(item, WindowEnd):
+            if self._lost_ends:
+                lost, self._lost_ends = self._lost_ends, 0
+                detail = f"{lost} windows of which nothing is told: the disk was slower than the training"
+                self._tables.add_event(Event(time.time_ns(), "windows_lost", lost, detail, item.first_step))
+            self._tables.end_window(item)
+            self._spool.end_window()
+            self._tell_trimmed()
+        elif isinstance(item, StepRow):
+            self._tables.add_step(item)
+        elif isinstance(item, Event):
+            self._tables.add_event(item)
+        elif isinstance(item, Finding):
+            for event in item.find():
+                self._tables.add_event(event)
+        elif isinstance(item, _Watch):
+            self._watches.append(item)
+        else:
+            try:
+                self._tables.flush()
+            finally:
+                item.set()
+
+
+_sinks: weakref.WeakSet[Sink] = weakref.WeakSet()
+_hooked = False
+
+
+def _disown_in_children(sink: Sink) -> None:
+    """Let forked children (data loader workers) drop the dump's lock, which would outlive this process in them."""
+    global _hooked
+    _sinks.add(sink)
+    if not _hooked:
+        _hooked = True
+        os.register_at_fork(after_in_child=_disown)
+
+
+def _disown() -> None:
+    for sink in list(_sinks):
+        sink._writer.disown()

@@ -1,0 +1,1 @@
+"""From a dump to an analyzer: the process beside the training, and what the training knows of it."""

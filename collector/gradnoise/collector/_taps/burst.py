@@ -1,0 +1,61 @@
+"""The open window of a burst."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradnoise.collector._recording.records import WindowEnd, window_id
+from gradnoise.wire import WindowKind
+
+if TYPE_CHECKING:
+    from gradnoise.collector._recording.records import Origin
+
+__all__ = ["Burst"]
+
+
+@dataclass(slots=True)
+class Burst:
+    """What a burst has got so far.
+
+    Attributes:
+        first_step, last_step: the steps it spans.
+        declared: draws the plan asks for.
+        backwards: backward passes seen.
+        draws, thetas: handed over.
+        dropped: draws of them that the sink did not take.
+    """
+
+    first_step: int
+    last_step: int
+    declared: int
+    backwards: int = 0
+    draws: int = 0
+    thetas: int = 0
+    dropped: int = 0
+
+    @property
+    def window(self) -> int:
+        """The window's id."""
+        return window_id(self.first_step, probe=False)
+
+    def skipped(self, origin: Origin) -> WindowEnd:
+        """Return what says that nothing of the window is recorded."""
+        last = self.first_step + self.declared - 1
+        return WindowEnd(
+            self.window, WindowKind.BURST, self.first_step, last, self.declared, self.declared, origin, skipped=True
+        )
+
+    def end(self, origin: Origin) -> WindowEnd:
+        """Return what closes the window."""
+        # A skipped step now and then (an overflow under a loss scaler) does not make microbatches of a burst.
+        many = self.thetas > 0 and self.draws >= 2 * self.thetas
+        return WindowEnd(
+            self.window,
+            WindowKind.MICROBATCH if many else WindowKind.BURST,
+            self.first_step,
+            self.last_step,
+            max(self.declared, self.draws),
+            self.dropped,
+            origin,
+        )
