@@ -19,14 +19,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradnoise.collector import Probe, Sampling, attach
-from gradnoise.collector._recording.distributed import (
-    agreed_run,
-    averages_gradients,
-    is_ddp,
-    is_sharded,
-    origin_of,
-    processes_averaged,
-)
+from gradnoise.collector._recording.distributed import agreed_run
+from gradnoise.collector._taps.origin import averages_gradients, is_ddp, is_sharded, origin_of, processes_averaged
 from gradnoise.wire import RunExistsError
 
 from .loops import Data, by_hand, hooks_left, loss_of, mlp

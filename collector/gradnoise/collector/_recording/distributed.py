@@ -1,4 +1,4 @@
-"""What a distributed job means for recording: whose draws these are, and which rank does what.
+"""What a distributed job is to a process of it: how many ranks, what they agree on, which of them does what.
 
 Nothing here is a collective, waits for another rank or raises: attach may be called on some ranks only. torch is
 looked at only where it is loaded, so that asking costs a process without it nothing.
@@ -7,119 +7,39 @@ looked at only where it is loaded, so that asking costs a process without it not
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
-import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gradnoise.collector._recording.records import Origin
-from gradnoise.collector._taps.groups import named
-from gradnoise.wire import Scope
-
-if TYPE_CHECKING:
-    import torch
-
-__all__ = [
-    "agreed_run",
-    "averages_gradients",
-    "is_ddp",
-    "is_sharded",
-    "origin_of",
-    "processes_averaged",
-    "starts_shipper",
-]
-
-
-def origin_of(model: torch.nn.Module) -> Origin:
-    """Return whose minibatches the draws of ``model`` are; called once an attach.
-
-    In a job of several ranks (``torch.distributed`` is initialised) it carries the rank, the number of ranks and an id
-    of the job on which all ranks agree: the first of them to ask the process group's store for one sets it. Ranks meet
-    by the model's parameter names and by how often each has attached to such a model, so that a second attach is
-    another job. Without a usable store the id is None, and the ranks stand alone.
-    """
-    scope, job, rank, world_size = Scope.PROCESS, None, None, None
-    with contextlib.suppress(Exception):
-        scope = Scope.GLOBAL if is_sharded(model) else Scope.PROCESS
-        if _world_size() > 1:
-            world_size = _world_size()
-            rank = int(sys.modules["torch.distributed"].get_rank())
-            job = _job(model, rank)
-    return Origin(scope, job, rank, world_size)
-
-
-def _job(model: torch.nn.Module, rank: int) -> str:
-    """Return the id that the ranks share for this attach."""
-    # Without wrappers: one rank may attach to one, and another to the module inside.
-    names = [name for name, _ in named(model)]
-    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    attach = _store().add(f"gradnoise/attaches/{digest}/{rank}", 1)
-    return _first(f"gradnoise/job/{digest}/{attach}", uuid.uuid4().hex)
+__all__ = ["agreed_run", "first_of", "starts_shipper", "store", "world_size"]
 
 
 def agreed_run(job: str | None, run: str) -> str:
     """Return the id of a run on which the ranks of a job agree, that of the first to ask; outside a job ``run``."""
     if job is not None:
         with contextlib.suppress(Exception):
-            return _first(f"gradnoise/run/{job}", run)
+            return first_of(f"gradnoise/run/{job}", run)
     return run
 
 
-def _first(key: str, value: str) -> str:
+def first_of(key: str, value: str) -> str:
     """Set a value in the job's store where there is none, and return what is there then: the first rank's."""
-    answer: bytes = _store().compare_set(key, "", value)
+    answer: bytes = store().compare_set(key, "", value)
     return answer.decode()
 
 
-def _store() -> Any:
-    from torch.distributed.distributed_c10d import _get_default_store
+def store() -> Any:
+    """Return the job's key-value store; raises where there is none."""
+    return sys.modules["torch.distributed.distributed_c10d"]._get_default_store()
 
-    return _get_default_store()
 
-
-def _world_size() -> int:
+def world_size() -> int:
     """Return the number of ranks of the job that this process is in; 1 outside one."""
     distributed = sys.modules.get("torch.distributed")
     with contextlib.suppress(Exception):
         if distributed is not None and distributed.is_available() and distributed.is_initialized():
-            return int(distributed.get_world_size())
+            return int(distributed.getworld_size())
     return 1
-
-
-def is_ddp(model: torch.nn.Module) -> bool:
-    """Whether ``model`` is wrapped in ``DistributedDataParallel``, which averages ``.grad`` over the ranks."""
-    return _is_a(model, "torch.nn.parallel.distributed", "DistributedDataParallel")
-
-
-def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether parameters are DTensors (``fully_shard``): gradients are of the job's minibatch, already reduced."""
-    return any(_is_a(parameter, "torch.distributed.tensor", "DTensor") for parameter in model.parameters())
-
-
-def processes_averaged(model: torch.nn.Module) -> int | None:
-    """Return how many processes' minibatches a recorded gradient is the mean of; None where that is not known.
-
-    Of ``fully_shard`` over one dimension of processes it is their number. Over more dimensions some of them may work on
-    one minibatch together.
-    """
-    sharded = [each for each in model.parameters() if _is_a(each, "torch.distributed.tensor", "DTensor")]
-    if not sharded:
-        return 1
-    meshes = {each.device_mesh for each in sharded}  # type: ignore[attr-defined]
-    by_data = any(_is_a(module, "torch.distributed.fsdp", "FSDPModule") for module in model.modules())
-    if len(meshes) != 1 or not by_data:
-        return None
-    mesh = meshes.pop()
-    return int(mesh.size()) if mesh.ndim == 1 else None
-
-
-def averages_gradients(model: torch.nn.Module) -> bool:
-    """Whether ``.grad`` may be an average over ranks, and so not the sum of this process's minibatch gradients.
-
-    The module inside a ``DistributedDataParallel`` does not show it: in a job of several ranks any model may be one.
-    """
-    return is_ddp(model) or is_sharded(model) or _world_size() > 1
 
 
 def starts_shipper() -> bool:
@@ -127,9 +47,3 @@ def starts_shipper() -> bool:
     with contextlib.suppress(ValueError):
         return int(os.environ.get("LOCAL_RANK", "0")) <= 0
     return True
-
-
-def _is_a(thing: Any, module: str, name: str) -> bool:
-    """Whether ``thing`` is of a class in a module that need not be loaded (and then nothing is of it)."""
-    kind = getattr(sys.modules.get(module), name, None)
-    return kind is not None and isinstance(thing, kind)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradnoise.collector._recording.distributed import is_ddp, is_sharded
 from gradnoise.collector._recording.records import DrawsAt, SketchAt, WindowEnd, window_id
 from gradnoise.collector._taps.gather import UnsupportedGradientError
 from gradnoise.collector._taps.losses import ProbeError, differentiated, loss_of, losses_of, no_updates
 from gradnoise.collector._taps.norms import norm_of, squared
+from gradnoise.collector._taps.origin import is_ddp, is_sharded
 from gradnoise.collector._taps.reference import UnevenSizesError, WholeGradient
 from gradnoise.collector._taps.sketch import Sketcher
 from gradnoise.collector._taps.torch_state import preserved, preserved_modes, preserved_random

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd import Variable
 
-from gradnoise.collector._recording.distributed import averages_gradients, processes_averaged
 from gradnoise.collector._recording.records import DrawsAt, SketchAt
 from gradnoise.collector._recording.sink import AMBIGUOUS
 from gradnoise.collector._taps.backward_pass import BackwardPass
@@ -29,6 +28,7 @@ from gradnoise.collector._taps.hooks import LeafHooks
 from gradnoise.collector._taps.listener import Listener
 from gradnoise.collector._taps.norms import norm_of, squared
 from gradnoise.collector._taps.optimizers import OptimizerHooks, Place, has_closure, is_capturing
+from gradnoise.collector._taps.origin import averages_gradients, processes_averaged
 from gradnoise.collector._taps.probing import Probing
 from gradnoise.collector._taps.scale import LossScale, Outcomes
 from gradnoise.collector._taps.selfcheck import SelfCheck
