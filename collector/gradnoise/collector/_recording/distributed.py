@@ -38,7 +38,7 @@ def world_size() -> int:
     distributed = sys.modules.get("torch.distributed")
     with contextlib.suppress(Exception):
         if distributed is not None and distributed.is_available() and distributed.is_initialized():
-            return int(distributed.getworld_size())
+            return int(distributed.get_world_size())
     return 1
 
 
