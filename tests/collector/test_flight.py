@@ -27,7 +27,7 @@ def test_no_more_than_the_credit_is_admitted_over_all_tables() -> None:
     flight.acknowledge(Table.DRAWS, 2)
     assert flight.landed
     assert flight.tables == {"draws": 2, "windows": 1}
-    assert (flight.batches, flight.rows) == (3, 2)
+    assert (flight.batches, flight.counted[0]) == (3, 2)
 
 
 def test_a_batch_beyond_the_credit_goes_alone() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from gradnoise.collector._config import Limits, Sampling, disabled
+from gradnoise.collector._config import Limits, Probe, Sampling, disabled
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._handle import Handle
 from gradnoise.collector._recording.opening import Place, plan_of
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
-
-    from gradnoise.collector._config import Probe
 
 __all__ = ["attach"]
 
@@ -90,7 +88,6 @@ def attach(
             model,
             optimizers,
             sink=opened.sink,
-            info=opened.sink.info,
             origin=origin,
             sampling=sampling,
             probe=probe,
@@ -149,8 +146,6 @@ def _optimizers(model: torch.nn.Module, given: Any) -> tuple[torch.optim.Optimiz
 
 
 def _check(sampling: Sampling, probe: Any, scaler: Any, batch_size: Any, limits: Any) -> None:
-    from gradnoise.collector._config import Probe
-
     if probe is not None and not isinstance(probe, Probe):
         raise CollectorError(f"attach(probe={probe!r}): expected a Probe(closure, ...)")
     if not isinstance(limits, Limits):

@@ -1,7 +1,7 @@
 """What a distributed job is to a process of it: how many ranks, what they agree on, which of them does what.
 
-Nothing here is a collective, waits for another rank or raises: attach may be called on some ranks only. torch is
-looked at only where it is loaded, so that asking costs a process without it nothing.
+Nothing here is a collective or waits for another rank: attach may be called on some ranks only. torch is looked at only
+where it is loaded, so that asking costs a process without it nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ def agreed_run(job: str | None, run: str) -> str:
 
 
 def first_of(key: str, value: str) -> str:
-    """Set a value in the job's store where there is none, and return what is there then: the first rank's."""
+    """Set a value in the job's store where there is none, and return what is there then: the first rank's.
+
+    Like :func:`store` it raises whatever torch does.
+    """
     answer: bytes = store().compare_set(key, "", value)
     return answer.decode()
 

@@ -60,13 +60,11 @@ class Recording:
         path: the dump's directory, absolute; None if the collector never began.
     """
 
-    def __init__(
-        self, state: State, *, run: str | None = None, path: Path | None = None, error: str | None = None
-    ) -> None:
+    def __init__(self, state: State, *, run: str | None = None, path: Path | None = None) -> None:
         self.run = run
         self.path = path
         self._state = state
-        self._error = error
+        self._error: str | None = None
         self._sink: Sink | None = None
         self._shipping: Shipping | None = None
         self._pid = os.getpid()

@@ -15,13 +15,13 @@ from gradnoise.wire import producer_is_alive
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DEPTH", "find_dumps", "find_producers", "runs_elsewhere"]
+__all__ = ["find_dumps", "find_producers", "runs_elsewhere"]
 
-DEPTH = 3  # directories below the watched one
+_DEPTH = 3  # directories below the watched one
 _NAME = re.compile(r"[a-z]+-([0-9a-f]{32})-\d{6,}\.(?:open|arrow)|([0-9a-f]{32})\.lock")
 
 
-def find_dumps(root: Path, depth: int = DEPTH) -> Iterator[Path]:
+def find_dumps(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """Yield the directories with a ``run.json``: ``root`` itself, or those at most ``depth`` below it, in order.
 
     Dumps hold no other dumps. Hidden directories, and those that cannot be read, are passed over.

@@ -62,11 +62,6 @@ class Flight:
         return {table.value: number for table, number in self._acknowledged.items() if number}
 
     @property
-    def rows(self) -> int:
-        """Rows of the draws table that are acknowledged, of earlier streams too."""
-        return self._rows
-
-    @property
     def counted(self) -> tuple[int, int]:
         """Rows of the draws table, and of how many of its batches they are."""
         with self._changed:

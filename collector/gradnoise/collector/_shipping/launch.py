@@ -33,12 +33,11 @@ _LOOK_FOR_ANOTHER = 0.25
 _FINAL = frozenset({1, 2, 3})
 
 
-def check_endpoint(endpoint: str) -> str:
-    """Return the endpoint if it is ``HOST:PORT``; raise :class:`CollectorError` otherwise."""
+def check_endpoint(endpoint: str) -> None:
+    """Raise :class:`CollectorError` unless the endpoint is ``HOST:PORT``."""
     match = re.fullmatch(r"[^\s/]+:(\d{1,5})", endpoint)
     if match is None or not 0 < int(match[1]) < 65536:
         raise CollectorError(f"endpoint {endpoint!r}: expected HOST:PORT, such as localhost:50051")
-    return endpoint
 
 
 class Shipping:

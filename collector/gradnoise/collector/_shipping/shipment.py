@@ -59,7 +59,6 @@ class Tally:
     Attributes:
         run, producer: whose it is.
         state: how it stands; None before its first turn.
-        live: the producer was alive when last asked.
         batches, bytes: acknowledged in this shipment, bytes of payloads.
         rows: rows of the draws table that the analyzer has.
         retries: attempts that failed.
@@ -70,7 +69,6 @@ class Tally:
     run: str
     producer: str
     state: ShipState | None
-    live: bool
     batches: int
     bytes: int
     rows: int
@@ -145,7 +143,6 @@ class Shipment:
             run=self.dump.info.run,
             producer=self.producer,
             state=self._state,
-            live=self.live,
             batches=self._batches,
             bytes=self._bytes,
             rows=self._rows,

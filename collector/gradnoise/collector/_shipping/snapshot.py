@@ -20,7 +20,6 @@ class Totals:
 
     batches: int = 0
     bytes: int = 0
-    rows: int = 0
     retries: int = 0
     reconnects: int = 0
 
@@ -29,7 +28,6 @@ class Totals:
         return Totals(
             self.batches + tally.batches,
             self.bytes + tally.bytes,
-            self.rows + tally.rows,
             self.retries + tally.retries,
             self.reconnects + tally.reconnects,
         )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gradnoise.collector._taps.gather import Gatherer, UnsupportedGradientError, to_host
+from gradnoise.collector._taps.copy import to_host
+from gradnoise.collector._taps.gather import Gatherer, UnsupportedGradientError
 from gradnoise.collector._taps.optimizers import grad_scale_of
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import torch
 
 from gradnoise.collector._recording.records import Draw
 from gradnoise.collector._taps.copy import to_device, to_host
+from gradnoise.collector._taps.groups import is_dtensor
 from gradnoise.collector._taps.sparse import SparseLayout
 
 if TYPE_CHECKING:
@@ -21,17 +21,11 @@ if TYPE_CHECKING:
 
     from gradnoise.wire import Group
 
-__all__ = ["Gatherer", "UnsupportedGradientError", "is_sharded", "local", "to_host"]
+__all__ = ["Gatherer", "UnsupportedGradientError", "local"]
 
 
 class UnsupportedGradientError(TypeError):
     """A gradient that is neither dense nor sparse in coordinates, or of a kind of its own."""
-
-
-def is_sharded(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is a DTensor, of which this process holds a part."""
-    distributed = sys.modules.get("torch.distributed.tensor")
-    return distributed is not None and isinstance(tensor, distributed.DTensor)
 
 
 def local(tensor: Any) -> torch.Tensor:
@@ -100,7 +94,7 @@ class Gatherer:
         return gradient.as_strided((layout.span,), (1,)).index_select(0, layout.offsets)
 
     def _pick_unusual(self, number: int, gradient: torch.Tensor) -> torch.Tensor:
-        if is_sharded(gradient):
+        if is_dtensor(gradient):
             return self.pick(number, local(gradient))
         if type(gradient) is not torch.Tensor or gradient.layout is not torch.sparse_coo:
             raise UnsupportedGradientError(
@@ -159,9 +153,9 @@ class Gatherer:
         return Draw(np.array(numbers, np.int16), fetch, 4 * size, marks)
 
 
-def _joined(pieces: Sequence[torch.Tensor], scale: torch.Tensor | None) -> torch.Tensor:
-    joined = torch.cat(list(pieces)).to(torch.float32)
-    return joined if scale is None else joined / scale.to(joined.device, non_blocking=True)
+def _divided(piece: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    values = piece.to(torch.float32)
+    return values if scale is None else values / scale.to(values.device, non_blocking=True)
 
 
 def _from_many(
@@ -172,7 +166,7 @@ def _from_many(
     devices = list(dict.fromkeys(piece.device for piece, _ in ordered))
     fetches = []
     for device in devices:
-        joined = torch.cat([_joined([piece], by) for piece, by in ordered if piece.device == device])
+        joined = torch.cat([_divided(piece, by) for piece, by in ordered if piece.device == device])
         fetches.append(to_host(joined))
     slots = [(devices.index(piece.device), piece.numel()) for piece, _ in ordered]
 

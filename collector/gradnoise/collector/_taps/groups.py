@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["groups_of", "held", "named", "unwrapped"]
+__all__ = ["groups_of", "held", "is_a", "is_dtensor", "named", "unwrapped"]
 
 _MAX_GROUPS = 2**15 - 1  # the dump codes groups in 16 bits
 
@@ -75,14 +75,24 @@ def named(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
     return _named(_unwrapped(model, wrappers := _wrappers()), "", wrappers, set())
 
 
+def is_a(thing: object, where: str, name: str) -> bool:
+    """Whether ``thing`` is of a class in a module that need not be loaded, and then nothing is of it."""
+    kind = _loaded(where, name)
+    return kind is not None and isinstance(thing, kind)
+
+
+def is_dtensor(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is cut over processes, of which this one holds a part."""
+    return is_a(tensor, "torch.distributed.tensor", "DTensor")
+
+
 def held(model: torch.nn.Module) -> Iterator[tuple[str, tuple[int, ...], torch.nn.Parameter]]:
     """Yield the name and shape of the group of each parameter, as far as this process is the one to record it.
 
     Of a sharded parameter that is the process's own shard, unless another process holds an earlier replica of it.
     """
-    kind = _dtensor()
     for name, parameter in named(model):
-        if kind is None or not isinstance(parameter, kind):
+        if not is_dtensor(parameter):
             yield name, tuple(parameter.shape), parameter
         elif (sharding := _sharding(name, parameter)).first:
             yield sharding.name(name, sharding.mine), sharding.shape(tuple(parameter.shape), sharding.mine), parameter
@@ -101,7 +111,6 @@ def groups_of(model: torch.nn.Module, sampling: Sampling) -> tuple[Group, ...]:
     _check(model, sampling)
     _reshard(model)
     groups, trainable, frozen, replicated = [], 0, 0, 0
-    kind = _dtensor()
     for name, parameter in named(model):
         _check_parameter(name, parameter)
         if parameter.requires_grad:
@@ -111,7 +120,7 @@ def groups_of(model: torch.nn.Module, sampling: Sampling) -> tuple[Group, ...]:
             if not parameter.is_floating_point():  # complex, quantised or an index
                 continue
         dtype = str(parameter.dtype).removeprefix("torch.")
-        sharding = _WHOLE if kind is None or not isinstance(parameter, kind) else _sharding(name, parameter)
+        sharding = _sharding(name, parameter) if is_dtensor(parameter) else _WHOLE
         replicated += not sharding.first
         for shard in range(sharding.count):
             shape, group = sharding.shape(tuple(parameter.shape), shard), sharding.name(name, shard)
@@ -139,8 +148,8 @@ def _check(model: torch.nn.Module, sampling: Sampling) -> None:
         raise CollectorError(f"attach(model={type(model).__name__}): expected a torch.nn.Module")
     if not isinstance(sampling, Sampling):
         raise CollectorError(f"attach(sampling={sampling!r}): expected a Sampling(...)")
-    fsdp1 = _loaded("torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel")
-    if fsdp1 is not None and any(isinstance(module, fsdp1) for module in model.modules()):
+    fsdp1 = ("torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel")
+    if any(is_a(module, *fsdp1) for module in model.modules()):
         raise CollectorError(
             f"attach(model={type(model).__name__}): FullyShardedDataParallel joins parameters into flat ones, of which "
             "no gradient can be told; shard the model with torch.distributed.fsdp.fully_shard instead"
@@ -149,10 +158,10 @@ def _check(model: torch.nn.Module, sampling: Sampling) -> None:
 
 def _reshard(model: torch.nn.Module) -> None:
     """Have the model hold its shards: after a forward pass without a backward pass some parameters stay whole."""
-    kind = _loaded("torch.distributed.fsdp", "FSDPModule")
-    for module in model.modules() if kind is not None else ():
-        if isinstance(module, kind):
-            module.reshard()
+    for module in model.modules():
+        if is_a(module, "torch.distributed.fsdp", "FSDPModule"):
+            sharded: Any = module
+            sharded.reshard()
 
 
 def _check_parameter(name: str, parameter: torch.nn.Parameter) -> None:
@@ -168,10 +177,6 @@ def _check_parameter(name: str, parameter: torch.nn.Parameter) -> None:
             f"parameter {name!r} is complex ({parameter.dtype}): stable laws of real noise do not describe it; "
             "freeze it, or hold it as real and imaginary parts"
         )
-
-
-def _dtensor() -> Any:
-    return _loaded("torch.distributed.tensor", "DTensor")
 
 
 def _sharding(name: str, parameter: Any) -> _Sharding:

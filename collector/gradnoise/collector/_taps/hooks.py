@@ -10,8 +10,7 @@ import torch
 from torch.utils.hooks import unserializable_hook
 
 from gradnoise.collector._taps.dynamo import leave_alone, uncompiled
-from gradnoise.collector._taps.gather import is_sharded
-from gradnoise.collector._taps.groups import held
+from gradnoise.collector._taps.groups import held, is_dtensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,7 +54,7 @@ class LeafHooks:
             ``load_state_dict(assign=True)`` and the like replace them.
         on_gradient: called with a group's number and its gradient, once a backward pass.
         counter: whose ``forwards`` the forward hook increases.
-        shards: takes care of the parameters that are sharded; without it they are not recorded.
+        shards: takes care of the parameters that are sharded.
 
     Attributes:
         armed: whether the hooks are in place.
@@ -68,7 +67,7 @@ class LeafHooks:
         groups: Mapping[str, tuple[int, tuple[int, ...]]],
         on_gradient: Callable[[int, torch.Tensor], None],
         counter: _CountsForwards,
-        shards: ShardHooks | None = None,
+        shards: ShardHooks,
     ) -> None:
         self.armed = False
         self.forwards_known = False
@@ -96,8 +95,8 @@ class LeafHooks:
         found = self.parameters(model)
         self.armed, self.forwards_known = True, False
         on_gradient, watch = uncompiled(self._on_gradient), None
-        sharded = {number: parameter for number, parameter in found.items() if is_sharded(parameter)}
-        if sharded and self._shards is not None:
+        sharded = {number: parameter for number, parameter in found.items() if is_dtensor(parameter)}
+        if sharded:
             self._shards.arm(sharded)
             watch = uncompiled(self._shards.watch)
         self.watch = watch
@@ -119,8 +118,7 @@ class LeafHooks:
         if self.forwards_known:
             self._remove_root()
         self.armed, self.watch = False, None
-        if self._shards is not None:
-            self._shards.disarm()
+        self._shards.disarm()
         handles, self._handles = self._handles, []
         for parameter, handle in handles:
             handle.remove()

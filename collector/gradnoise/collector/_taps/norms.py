@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gradnoise.collector._taps.gather import to_host
+from gradnoise.collector._taps.copy import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

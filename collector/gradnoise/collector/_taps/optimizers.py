@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     StepHook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
 
-__all__ = ["OptimizerHooks", "Place", "grad_scale_of", "has_closure", "is_capturing"]
+__all__ = ["Caller", "OptimizerHooks", "grad_scale_of", "has_closure", "is_capturing"]
 
 
-class Place(Enum):
-    """Where something is called from: a hook before or after an optimiser's step, or neither."""
+class Caller(Enum):
+    """What calls: torch before or after an optimiser's step, or something else."""
 
     BEFORE_STEP = "before step"
     AFTER_STEP = "after step"
@@ -81,17 +81,17 @@ class OptimizerHooks:
         for handle in handles:
             handle.remove()
 
-    def remove(self, place: Place) -> None:
+    def remove(self, caller: Caller) -> None:
         """Take every hook off.
 
         torch is going through its hooks where one is called, and would trip over one that is gone, unless that is the
         last: such a hook stays until the next call of this.
 
         Args:
-            place: where this is called from.
+            caller: what this is called by.
         """
-        self._pre = _removed(self._pre, place is Place.BEFORE_STEP)
-        self._post = _removed(self._post, place is Place.AFTER_STEP)
+        self._pre = _removed(self._pre, caller is Caller.BEFORE_STEP)
+        self._post = _removed(self._post, caller is Caller.AFTER_STEP)
 
 
 def _removed(handles: Sequence[RemovableHandle], iterated: bool) -> list[RemovableHandle]:

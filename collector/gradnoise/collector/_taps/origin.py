@@ -9,11 +9,11 @@ import contextlib
 import hashlib
 import sys
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gradnoise.collector._recording.distributed import first_of, store, world_size
 from gradnoise.collector._recording.records import Origin
-from gradnoise.collector._taps.groups import named
+from gradnoise.collector._taps.groups import is_a, is_dtensor, named
 from gradnoise.wire import Scope
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ def _job(model: torch.nn.Module, rank: int) -> str:
 
 def is_ddp(model: torch.nn.Module) -> bool:
     """Whether ``model`` is wrapped in ``DistributedDataParallel``, which averages ``.grad`` over the ranks."""
-    return _is_a(model, "torch.nn.parallel.distributed", "DistributedDataParallel")
+    return is_a(model, "torch.nn.parallel.distributed", "DistributedDataParallel")
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
     """Whether parameters are DTensors (``fully_shard``): gradients are of the job's minibatch, already reduced."""
-    return any(_is_a(parameter, "torch.distributed.tensor", "DTensor") for parameter in model.parameters())
+    return any(is_dtensor(parameter) for parameter in model.parameters())
 
 
 def processes_averaged(model: torch.nn.Module) -> int | None:
@@ -65,11 +65,11 @@ def processes_averaged(model: torch.nn.Module) -> int | None:
     Of ``fully_shard`` over one dimension of processes it is their number. Over more dimensions some of them may work on
     one minibatch together.
     """
-    sharded = [each for each in model.parameters() if _is_a(each, "torch.distributed.tensor", "DTensor")]
+    sharded = [each for each in model.parameters() if is_dtensor(each)]
     if not sharded:
         return 1
     meshes = {each.device_mesh for each in sharded}  # type: ignore[attr-defined]
-    by_data = any(_is_a(module, "torch.distributed.fsdp", "FSDPModule") for module in model.modules())
+    by_data = any(is_a(module, "torch.distributed.fsdp", "FSDPModule") for module in model.modules())
     if len(meshes) != 1 or not by_data:
         return None
     mesh = meshes.pop()
@@ -82,9 +82,3 @@ def averages_gradients(model: torch.nn.Module) -> bool:
     The module inside a ``DistributedDataParallel`` does not show it: in a job of several ranks any model may be one.
     """
     return is_ddp(model) or is_sharded(model) or world_size() > 1
-
-
-def _is_a(thing: Any, module: str, name: str) -> bool:
-    """Whether ``thing`` is of a class in a module that need not be loaded (and then nothing is of it)."""
-    kind = getattr(sys.modules.get(module), name, None)
-    return kind is not None and isinstance(thing, kind)

@@ -78,7 +78,7 @@ def run_probe(
             "the model's parameters are sharded (FSDP), and a probe would have to gather them on every rank at once; "
             "record bursts instead"
         )
-    one = _Probing(probe, parameters, gatherer, sink, theta, sampling, batch_size, scale)
+    one = _Running(probe, parameters, gatherer, sink, theta, sampling, batch_size, scale)
     try:
         with _frozen(model, probe_seed(sampling.seed, theta, None if origin is None else origin.rank)):
             one.take_draws()
@@ -104,7 +104,7 @@ def _frozen(model: torch.nn.Module, seed: int) -> Iterator[None]:
         yield
 
 
-class _Probing:
+class _Running:
     """The probe under way."""
 
     def __init__(

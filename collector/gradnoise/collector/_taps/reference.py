@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gradnoise.collector._recording.records import ReferenceAt
-from gradnoise.collector._taps.gather import to_host
+from gradnoise.collector._taps.copy import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

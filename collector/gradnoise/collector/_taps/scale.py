@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradnoise.collector._recording.records import Event
-from gradnoise.collector._taps.gather import to_host
+from gradnoise.collector._taps.copy import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from gradnoise.collector._recording.records import Event
-from gradnoise.collector._taps.gather import UnsupportedGradientError, to_host
+from gradnoise.collector._taps.copy import to_host
+from gradnoise.collector._taps.gather import UnsupportedGradientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradnoise.collector._recording.records import StepRow
-from gradnoise.collector._taps.gather import to_host
+from gradnoise.collector._taps.copy import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -27,7 +27,7 @@ from gradnoise.collector._taps.gather import Gatherer, UnsupportedGradientError
 from gradnoise.collector._taps.hooks import LeafHooks
 from gradnoise.collector._taps.listener import Listener
 from gradnoise.collector._taps.norms import norm_of, squared
-from gradnoise.collector._taps.optimizers import OptimizerHooks, Place, has_closure, is_capturing
+from gradnoise.collector._taps.optimizers import Caller, OptimizerHooks, has_closure, is_capturing
 from gradnoise.collector._taps.origin import averages_gradients, processes_averaged
 from gradnoise.collector._taps.probing import Probing
 from gradnoise.collector._taps.scale import LossScale, Outcomes
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from gradnoise.collector._config import Probe, Sampling
     from gradnoise.collector._recording.records import Origin
     from gradnoise.collector._recording.sink import Sink
-    from gradnoise.wire import RunInfo
 
 __all__ = ["Taps"]
 
@@ -59,8 +58,7 @@ class Taps:
     Args:
         model: the network.
         optimizers: whose steps are updates; none of them listens to every one that holds a parameter of the model.
-        sink: where everything goes.
-        info: the run; its groups are what is recorded.
+        sink: where everything goes; the groups of its run are what is recorded.
         origin: whose draws these are.
         sampling, probe, scaler, batch_size: as for :func:`attach`.
 
@@ -74,7 +72,6 @@ class Taps:
         optimizers: Sequence[Optimizer],
         *,
         sink: Sink,
-        info: RunInfo,
         origin: Origin,
         sampling: Sampling,
         probe: Probe | None,
@@ -84,27 +81,28 @@ class Taps:
         self._model = weakref.ref(model)
         self._sink = sink
         self._sampling = sampling
-        self._names = [group.name for group in info.groups]
+        groups = sink.info.groups
+        self._names = [group.name for group in groups]
         self._origin = origin
-        self._gatherer = Gatherer(info.groups)
-        self._sentinels = Sentinels(info.groups)
+        self._gatherer = Gatherer(groups)
+        self._sentinels = Sentinels(groups)
         self._scale = LossScale(scaler, sink)
         self._averaged = averages_gradients(model)
         self._processes = processes_averaged(model)
         # What lies in .grad is laid out in another way than what arrives there, and each gatherer knows one layout.
-        self._check = SelfCheck(Gatherer(info.groups), self._names, sink)
-        self._clip = ClipMeter(info.groups)
+        self._check = SelfCheck(Gatherer(groups), self._names, sink)
+        self._clip = ClipMeter(groups)
         if self._averaged:
             self._check.stop()
         self._sketcher = Sketcher() if sampling.sketch else None
         self._measures = sampling.norms or sampling.sketch
         hooks = LeafHooks(
-            {group.name: (number, group.shape) for number, group in enumerate(info.groups)},
+            {group.name: (number, group.shape) for number, group in enumerate(groups)},
             self._on_gradient,
             self,
             ShardHooks(self._gatherer.pick, self._on_gradient, self._unsupported, self._fail),
         )
-        self._listener = Listener(info.groups, hooks, sink)
+        self._listener = Listener(groups, hooks, sink)
         self._probing = Probing(
             probe,
             self._model,
@@ -151,7 +149,7 @@ class Taps:
         try:
             concerns = self._updates.concerns(optimizer)
         except Exception as error:
-            self._fail(error, Place.AFTER_STEP)
+            self._fail(error, Caller.AFTER_STEP)
             return
         if concerns:
             self._on_update(optimizer, args, kwargs)
@@ -161,14 +159,14 @@ class Taps:
             return
         try:
             if self._stopped:
-                self._stop(Place.AFTER_STEP)
+                self._stop(Caller.AFTER_STEP)
             elif torch._C._current_graph_task_id() != -1:
                 self._sink.fail("optimizer.step() inside a backward pass cannot be told from two updates")
-                self._stop(Place.AFTER_STEP)
+                self._stop(Caller.AFTER_STEP)
             elif not is_capturing():
                 self._update(optimizer)
         except Exception as error:
-            self._fail(error, Place.AFTER_STEP)
+            self._fail(error, Caller.AFTER_STEP)
 
     def _before_update(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._paused or self._stopped or self._window is None or os.getpid() != self._pid:
@@ -186,7 +184,7 @@ class Taps:
                 if factor is not None and self._scale.tensor is None:
                     self._check.at_step(self._theta, factor)
         except Exception as error:
-            self._fail(error, Place.BEFORE_STEP)
+            self._fail(error, Caller.BEFORE_STEP)
 
     def _on_gradient(self, number: int, gradient: torch.Tensor, before: torch.Tensor | None = None) -> None:
         """Take the gradient of a group; of a running sum what was there before, at the sampled coordinates."""
@@ -435,7 +433,7 @@ class Taps:
 
     def _update(self, optimizer: Optimizer) -> None:
         if not self._sink.recording:
-            self._stop(Place.AFTER_STEP)
+            self._stop(Caller.AFTER_STEP)
             return
         theta = self._theta
         if self._window is not None:
@@ -487,11 +485,11 @@ class Taps:
         if self._sink.warn_once(key, "gradnoise does not record %s: %s", name, error):
             self._sink.event("unsupported_gradient", str(error), step=self._theta, group=name)
 
-    def _fail(self, error: Exception, place: Place = Place.ELSEWHERE) -> None:
+    def _fail(self, error: Exception, caller: Caller = Caller.ELSEWHERE) -> None:
         self._sink.fail(f"unexpected {type(error).__name__} in a training hook: {error}")
-        self._stop(place)
+        self._stop(caller)
 
-    def _stop(self, place: Place = Place.ELSEWHERE) -> None:
+    def _stop(self, caller: Caller = Caller.ELSEWHERE) -> None:
         """Take every hook off; inside a backward pass, where a hook may be running, at the next update."""
         self._stopped = True
         self._window = None
@@ -500,7 +498,7 @@ class Taps:
         self._at = AtTheta(full=True)
         if torch._C._current_graph_task_id() == -1:
             self._listener.end()
-            self._updates.remove(place)
+            self._updates.remove(caller)
 
 
 def _divided(counts: Callable[[], Any], divisor: float) -> Any:
