@@ -22,7 +22,9 @@ from .ranks import Ranks
 WORLD = 2
 STEPS = 4
 PARTS = 3
-KINDS = ("plain", "accumulated", "unsynchronised")
+BATCH = 4
+KINDS = ("plain", "accumulated", "unsynchronised", "divided")
+MERGED = ("unsynchronised", "divided")  # one reduction after several backward passes
 
 # --- what the two processes do -------------------------------------------------------------------------------
 
@@ -67,19 +69,22 @@ def _train(kind: str, rank: int, path: Path | None) -> tuple[list[dict[str, torc
         model(torch.ones(1, 6))  # without a backward pass, the root's parameters stay whole after it
     handle = None
     if path is not None:
-        handle = attach(model, optimizer, run="r", dump=path, sampling=Sampling(coordinates=12, burst=STEPS, every=8))
+        sampling = Sampling(coordinates=12, burst=STEPS, every=8)
+        handle = attach(model, optimizer, run="r", dump=path, sampling=sampling, batch_size=BATCH)
     data = torch.Generator().manual_seed(1 + rank)
     draws = []
     for step in range(STEPS):
         # In place, the gradient that was there before is not None but zero.
         optimizer.zero_grad(set_to_none=step % 2 == 0)
         for part in range(1 if kind == "plain" else PARTS):
-            batch = torch.randn(4, 6, generator=data)
+            batch = torch.randn(BATCH, 6, generator=data)
             if path is not None:
                 draws.append(_by_hand(whole, model, batch))
-            if kind == "unsynchronised":
+            if kind in MERGED:
                 model.set_requires_gradient_sync(part == PARTS - 1)
-            _loss(model, batch).backward()
+            (_loss(model, batch) / (PARTS if kind == "divided" else 1)).backward()
+        if handle is not None and kind == "divided":
+            handle.log(divisor=PARTS)
         optimizer.step()
     if handle is not None:
         handle.close()
@@ -140,11 +145,14 @@ def test_each_process_records_its_reduced_shards(job: Job, kind: str) -> None:
         for part in ("weight", "bias")
         for number in range(1 if layer == 4 else 2)
     ]
-    if kind == "unsynchronised":  # one reduction of the sum
+    if kind in MERGED:  # one reduction of the sum; divided, it is the mean of their minibatches
         parts = [by_hand[PARTS * step : PARTS * (step + 1)] for step in range(STEPS)]
         by_hand = [{name: torch.stack([part[name] for part in at]).sum(0) for name in at[0]} for at in parts]
+    if kind == "divided":
+        by_hand = [{name: gradient / PARTS for name, gradient in draw.items()} for draw in by_hand]
     found = {(row["draw"], row["group"]): np.array(row["values"], np.float32) for row in rows(path)}
     assert found.keys() == {(draw, group.name) for draw in range(len(by_hand)) for group in info.groups}
+    assert {row["batch_size"] for row in rows(path)} == {BATCH * WORLD * (PARTS if kind in MERGED else 1)}
     for (draw, name), values in found.items():
         group = info.group(name)
         wanted = shard(by_hand[draw][name.partition("@")[0]], group)

@@ -55,6 +55,16 @@ def test_norms_are_of_whole_unscaled_gradients(tmp_path: Path, scaled: bool, par
         assert row["norm2"] == pytest.approx(float(values @ values), rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_norms_of_other_float_types(tmp_path: Path, dtype: torch.dtype) -> None:
+    model, data = mlp(dtype=dtype), Data(dtype=dtype)
+    with attach(model, plain(model), dump=tmp_path, sampling=Sampling(burst=1, every=9, norms=True)) as handle:
+        loss_of(model, data()).backward()
+        wanted = {name: float(p.grad.double().square().sum()) for name, p in model.named_parameters()}
+    assert handle.stats().state == "closed"
+    assert {row["group"]: row["norm2"] for row in rows(tmp_path)} == pytest.approx(wanted, rel=1e-5)
+
+
 def test_without_being_asked_for_norms_are_unknown(tmp_path: Path) -> None:
     trained(tmp_path, Sampling(burst=8, every=8))
     assert {row["norm2"] for row in rows(tmp_path)} == {None}

@@ -51,6 +51,16 @@ def two_losses(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data) -
     out.square().mean().backward()
 
 
+def two_losses_and_a_forward_pass_before(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data) -> None:
+    model(data()[0])  # an evaluation that does not switch gradients off
+    two_losses(model, optimizer, data)
+
+
+def two_losses_and_a_forward_pass_after(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data) -> None:
+    two_losses(model, optimizer, data)
+    model(data()[0])
+
+
 def sam(model: Any, optimizer: torch.optim.Optimizer, data: Data) -> None:
     batch = data()
     loss_of(model, batch).backward()
@@ -81,7 +91,17 @@ def gradient_penalty(model: nn.Module, optimizer: torch.optim.Optimizer, data: D
     (loss + sum(g.square().sum() for g in gradients)).backward()
 
 
-@pytest.mark.parametrize("body", [two_losses, sam, sam_through_data, gradient_penalty])
+@pytest.mark.parametrize(
+    "body",
+    [
+        two_losses,
+        two_losses_and_a_forward_pass_before,
+        two_losses_and_a_forward_pass_after,
+        sam,
+        sam_through_data,
+        gradient_penalty,
+    ],
+)
 def test_what_only_looks_like_microbatches_is_not_recorded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, body: Callable[..., None]
 ) -> None:

@@ -23,6 +23,8 @@ class BackwardPass:
         norms: group number -> norm of the gradient, where norms are measured.
         checks: group number -> ``.grad`` as the pass began, while passes are checked.
         cleared: no gradient was there as the pass began.
+        forwards: forward passes since the last update, as the pass began.
+        merged: backward passes whose sum this is: more than one where shards arrive only after the last of several.
     """
 
     parts: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -30,3 +32,5 @@ class BackwardPass:
     norms: dict[int, torch.Tensor] = field(default_factory=dict)
     checks: dict[int, Before] = field(default_factory=dict)
     cleared: bool = False
+    forwards: int = 0
+    merged: int = 1

@@ -24,8 +24,9 @@ def norm_of(gradient: torch.Tensor) -> torch.Tensor | None:
         if gradient.layout is not torch.sparse_coo or gradient.device.type != "cpu":
             return None
         gradient = gradient.coalesce().values()  # indices may repeat; on a device, counting them synchronises
-    norm: torch.Tensor = torch.linalg.vector_norm(gradient, dtype=torch.float32)
-    return norm
+    dtype = torch.float64 if gradient.dtype is torch.float64 else torch.float32  # it may be widened, not narrowed
+    norm: torch.Tensor = torch.linalg.vector_norm(gradient, dtype=dtype)
+    return norm.to(torch.float32)
 
 
 def squared(

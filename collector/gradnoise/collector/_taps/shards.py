@@ -32,6 +32,10 @@ class ShardHooks:
             it, to be subtracted; None where there was no gradient.
         on_refusal: called where the gradient before a backward pass is not known.
         on_failure: called with what should not have happened.
+
+    Attributes:
+        merged: backward passes that have begun since gradients arrived before, as they arrive again; 1 where nothing
+            is known.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class ShardHooks:
         self._parameters: Mapping[int, torch.nn.Parameter] = {}
         self._before: dict[int, dict[int, torch.Tensor]] = {}
         self._arrived: dict[int, list[int]] = {}
+        self.merged = 1
 
     def arm(self, parameters: Mapping[int, torch.nn.Parameter]) -> None:
         """Register the hooks on parameters, given by group number."""
@@ -63,6 +68,7 @@ class ShardHooks:
         self._parameters = {}
         self._before.clear()
         self._arrived.clear()
+        self.merged = 1
         for parameter, handle in handles:
             handle.remove()
             if not parameter._post_accumulate_grad_hooks:
@@ -109,6 +115,7 @@ class ShardHooks:
             if stream is not None:
                 # Nothing new, unless it was told with `set_is_last_backward(False)` that more is to come.
                 torch.cuda.current_stream(stream.device).wait_stream(stream)
+            self.merged = max(1, len(self._before))
             before = self._before.pop(task, None)
             # Those of backward passes that raised, or of which nothing arrived.
             self._before.clear()

@@ -96,11 +96,12 @@ class Taps:
             self._check.stop()
         self._sketcher = Sketcher() if sampling.sketch else None
         self._measures = sampling.norms or sampling.sketch
+        self._shards = ShardHooks(self._gatherer.pick, self._on_gradient, self._unsupported, self._fail)
         hooks = LeafHooks(
             {group.name: (number, group.shape) for number, group in enumerate(groups)},
             self._on_gradient,
             self,
-            ShardHooks(self._gatherer.pick, self._on_gradient, self._unsupported, self._fail),
+            self._shards,
         )
         self._listener = Listener(groups, hooks, sink)
         self._probing = Probing(
@@ -320,7 +321,7 @@ class Taps:
             if under_way is None:
                 if self._passes:  # one raised, or this one is inside another
                     self._forget_sketch()
-                under_way = BackwardPass(cleared=self._clip.cleared)
+                under_way = BackwardPass(cleared=self._clip.cleared, forwards=self.forwards, merged=self._shards.merged)
                 if not self._averaged:
                     under_way.held = self._clip.before_pass()
                 if self._check.active:
@@ -346,7 +347,13 @@ class Taps:
             return
         window.backwards += 1
         value = self._scale.passed(self._theta)
-        if not at.passed(self._listener.version, self.forwards, again=under_way.cleared):
+        if not at.passed(
+            self._listener.version,
+            self.forwards,
+            begun=under_way.forwards,
+            merged=under_way.merged,
+            again=under_way.cleared,
+        ):
             self._forget_sketch()
             if not at.backwards:
                 self._ambiguous("an optimizer that changes the parameters before it evaluates the loss", 1)
@@ -405,13 +412,16 @@ class Taps:
             return
         if not at.draws:
             return
+        (merged,) = at.merged
+        if divisor is not None and merged > 1:  # a draw is the mean of the minibatches whose gradients came as one
+            divisor = None if divisor == merged else divisor / merged
         first = window.draws - window.dropped  # index of the first of these draws, as the writer counts
         item = DrawsAt(
             window.window,
             self._theta,
             self._theta,
             tuple(at.draws),
-            self._examples(),
+            self._examples(merged),
             divisor,
             self._outcomes.settle(),
         )
@@ -426,10 +436,10 @@ class Taps:
             made = counts if divisor is None else partial(_divided, counts, divisor)
             self._sink.sketch(SketchAt(window.window, self._theta, first + index, made, same_theta=index > 0))
 
-    def _examples(self) -> int | None:
+    def _examples(self, merged: int) -> int | None:
         """Return the examples behind each gradient at the present theta; None where unknown."""
         here = self._steps.batch_size(self._theta)
-        return None if here is None or self._processes is None else here * self._processes
+        return None if here is None or self._processes is None else here * self._processes * merged
 
     def _update(self, optimizer: Optimizer) -> None:
         if not self._sink.recording:

@@ -30,6 +30,8 @@ class AtTheta:
         nbytes: memory behind the draws.
         version: sum of the parameters' version counters, which only grow, when they were last looked at.
         changed: a parameter changed between two backward passes.
+        shared: a backward pass had no forward pass of its own since the one before.
+        merged: how many backward passes each draw is the sum of.
         forwards: forward passes that belong to ``backwards``; None as long as every one seen does.
         stepping: the optimiser evaluates the loss itself, in the step that is under way.
         full: no more draws are taken at this theta.
@@ -41,9 +43,12 @@ class AtTheta:
     nbytes: int = 0
     version: int = 0
     changed: bool = False
+    shared: bool = False
+    merged: set[int] = field(default_factory=set)
     forwards: int | None = None
     stepping: bool = False
     full: bool = False
+    _seen: int = 0  # forward passes when the last backward pass began
 
     def begin_step(self, version: int, forwards: int) -> None:
         """Note that a step begins that will evaluate the loss, at parameters of this version."""
@@ -53,7 +58,7 @@ class AtTheta:
         self.forwards = forwards
         self.stepping = True
 
-    def passed(self, version: int, forwards: int, *, again: bool) -> bool:
+    def passed(self, version: int, forwards: int, *, begun: int, merged: int, again: bool) -> bool:
         """Note the end of a backward pass; return whether it may be a draw.
 
         In a step that evaluates the loss the first evaluation may, of parameters as they were when the step began: a
@@ -62,6 +67,8 @@ class AtTheta:
         Args:
             version: of the parameters, now.
             forwards: forward passes since the last update.
+            begun: those of them that were there as the pass began.
+            merged: backward passes whose sum it shows, or more: some may leave nothing to add.
             again: gradients were cleared since the pass before.
         """
         if self.stepping:
@@ -69,9 +76,13 @@ class AtTheta:
             if version != self.version or (again and self.backwards):
                 return False
             self.forwards = forwards
+        own = begun - self._seen
+        self._seen = begun
+        self.merged.add(min(merged, own) if own > 0 else merged)
         self.backwards += 1
         if self.backwards > 1:
             self.changed = self.changed or version != self.version
+            self.shared = self.shared or (own == 0 and begun > 0)
         self.version = version
         return True
 
@@ -84,10 +95,10 @@ class AtTheta:
     def doubt(self, forwards: int, raised: int, divisor: float | None) -> str | None:
         """Return why the backward passes are not microbatches of one theta; None if they are.
 
-        Each microbatch has a forward pass of its own, or several, and none changes the parameters: two losses on one
-        forward pass fail by the first, SAM by the second. Where no forward pass is seen at all (the inside of a
-        compiled model, a method other than ``forward``), the loop's word that it divides by as many, or by more where
-        the data end before, counts instead.
+        Each microbatch has a forward pass of its own, or several, between its backward pass and the one before, and
+        none changes the parameters: two losses on one forward pass fail by the first, SAM by the second. Where no
+        forward pass is seen at all (the inside of a compiled model, a method other than ``forward``), the loop's word
+        that it divides by as many, or by more where the data end before, counts instead.
 
         Args:
             forwards: forward passes since the last update.
@@ -98,6 +109,10 @@ class AtTheta:
             return None
         if self.changed:
             return "parameters changed"
+        if self.shared:
+            return "a backward pass without a forward pass since the one before"
+        if len(self.merged) > 1:
+            return "gradients arrived after now more, now fewer backward passes"
         seen = (forwards if self.forwards is None else self.forwards) - raised
         if seen and seen % self.backwards == 0:
             return None
