@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from gradnoise.collector import CollectorError, Probe, Sampling, attach
+from gradnoise.collector import CollectorError, Limits, Probe, Sampling, attach
 from gradnoise.collector._shipping.launch import Shipping
+from gradnoise.collector._taps.groups import groups_of
 from gradnoise.wire import Dump, NotADumpError, RunExistsError, WireError
 
 from .loops import Data, hooks_left, loss_of, messages, mlp, rows, train
@@ -134,6 +135,29 @@ def test_a_run_whose_producer_lives_is_joined(tmp_path: Path, caplog: pytest.Log
     assert len(messages(caplog)) == 1
     with pytest.raises(RunExistsError, match=r"finished \(2 producers\)"):
         one_step(tmp_path)
+
+
+def test_a_later_rank_of_the_same_job_joins_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradnoise.collector._recording import opening
+
+    def rank(job: str, *, another_process: bool = True) -> None:
+        if another_process:
+            monkeypatch.setattr(opening, "_mine", set())
+        place = opening.Place("r", tmp_path, None, named=True)
+        stays.append(place.open("m", groups_of(mlp(), Sampling()), {}, Limits(), job=job).sink)
+
+    stays: list[Any] = []
+    rank("a")
+    rank("a")
+    assert messages(caplog) == []
+    rank("a", another_process=False)  # a second training under one name
+    assert len(messages(caplog)) == 1
+    rank("b")
+    assert len(messages(caplog)) == 2
+    for sink in stays:
+        assert sink.close(10)
 
 
 @pytest.mark.parametrize(

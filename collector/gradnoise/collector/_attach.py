@@ -50,8 +50,8 @@ def attach(
         endpoint: ``HOST:PORT`` of an analyzer; default ``$GRADNOISE_ENDPOINT``; without one the dump stays on disk.
         run: the run's id; default a readable unique one, on which the ranks of a job agree.
         dump: the dump's directory; default ``$GRADNOISE_DUMP``, else ``./gradnoise/<run>``. An existing dump of the
-            same run and groups is joined as another producer, with a warning, if one of its producers still runs, if
-            it is of the same distributed job or of one that its launcher restarted, or if ``GRADNOISE_RESUME`` is set.
+            same run and groups is joined as another producer if it is of the same distributed job; with a warning, if
+            one of its producers still runs, if a launcher restarted its job, or if ``GRADNOISE_RESUME`` is set.
         sampling: which coordinates of which steps.
         probe: extra minibatches at frozen parameters.
         scaler: the loss scaler, by whose scale gradients are divided.

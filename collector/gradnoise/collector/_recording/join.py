@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gradnoise.wire import RunInfo
 
-__all__ = ["check_join", "note_job"]
+__all__ = ["check_join", "is_of_job", "note_job"]
 
 
 def check_join(path: Path, there: RunInfo, info: RunInfo, job: str | None = None) -> None:
@@ -36,7 +36,7 @@ def check_join(path: Path, there: RunInfo, info: RunInfo, job: str | None = None
         return
     if resuming() or _restarted() or _any_alive(path):
         return
-    if _of_a_job() if job is None else _note(path, job).exists():
+    if _of_a_job() if job is None else is_of_job(path, job):
         return
     producers = len(Dump(path).producers())
     if not producers:  # nothing to merge with; and a process that is just starting has no lock for a moment
@@ -46,6 +46,11 @@ def check_join(path: Path, there: RunInfo, info: RunInfo, job: str | None = None
         "again would merge two trainings: choose another run= or dump=, delete the directory, or set "
         f"{RESUME}=1 to go on as another producer of the same run"
     )
+
+
+def is_of_job(path: Path, job: str | None) -> bool:
+    """Whether a process of this job has left word in the dump."""
+    return job is not None and _note(path, job).exists()
 
 
 def note_job(path: Path, job: str | None) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from gradnoise.collector._config import default_dump, default_endpoint, resuming
 from gradnoise.collector._recording.distributed import agreed_run
-from gradnoise.collector._recording.join import check_join, note_job
+from gradnoise.collector._recording.join import check_join, is_of_job, note_job
 from gradnoise.collector._recording.sink import Sink, inform, warn
 from gradnoise.collector._shipping.launch import Shipping, check_endpoint
 from gradnoise.wire import Dump, NotADumpError, RunInfo, WireError, check_run_id
@@ -133,10 +133,13 @@ class Place:
         if there is not None:
             check_join(self.path, there, info, job)
         sink = self._sink(info, limits)
-        _mine.add((os.getpid(), self.path))
+        # The ranks of a job agreed on the run and come when they come: no news, but of a second training of this one.
+        mine = (os.getpid(), self.path)
+        say = inform if is_of_job(self.path, job) and mine not in _mine else warn
+        _mine.add(mine)
         note_job(self.path, job)
         if there is not None:
-            warn("gradnoise: %s holds run %s already; this process joins it as another producer", self.path, run)
+            say("gradnoise: %s holds run %s already; this process joins it as another producer", self.path, run)
         shipping = None
         if self.endpoint is not None:
             shipping = Shipping.start(self.path, sink.producer, self.endpoint)
