@@ -174,6 +174,14 @@ def test_a_value_that_is_not_finite_stays_in_its_row() -> None:
     assert picked.tolist() == [math.inf, 0.0, 4.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_repeated_rows_of_half_precision_are_added_up_in_single_precision(dtype: torch.dtype) -> None:
+    where = Group("g", (4, 1), "float16", (2,))
+    large = 2048.0  # a one added to it is lost in either type
+    gradient = coo([[2, 2, 2]], torch.tensor([[large], [1.0], [1.0]], dtype=dtype), (4, 1))
+    assert Gatherer([where]).pick(0, gradient).tolist() == [large + 2]
+
+
 def test_a_sparse_gradient_without_rows_is_zero() -> None:
     where = group((10, 2), 7)
     empty = coo(torch.zeros(1, 0, dtype=torch.int64), torch.zeros(0, 2), (10, 2))

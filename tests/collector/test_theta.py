@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gradnoise.collector import Sampling, attach
-from gradnoise.collector._taps.theta import DRAWS_PER_THETA
+from gradnoise.collector._recording.records import Draw
+from gradnoise.collector._taps.theta import DRAWS_PER_THETA, AtTheta
 from gradnoise.wire import Table
 
 from .loops import Data, assert_recorded, counted, hooks_left, loss_of, messages, mlp, rows, train
@@ -85,6 +87,13 @@ def sam_through_data(model: Any, optimizer: torch.optim.Optimizer, data: Data) -
     loss_of(model, batch).backward()
 
 
+def change_where_no_sample_is_taken(model: Any, optimizer: torch.optim.Optimizer, data: Data) -> None:
+    loss_of(model, data()).backward()
+    with torch.no_grad():
+        model[0].bias.add_(1.0)  # neither the first, the middle nor the last of the four groups
+    loss_of(model, data()).backward()
+
+
 def gradient_penalty(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data) -> None:
     loss = loss_of(model, data())
     gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
@@ -99,6 +108,7 @@ def gradient_penalty(model: nn.Module, optimizer: torch.optim.Optimizer, data: D
         two_losses_and_a_forward_pass_after,
         sam,
         sam_through_data,
+        change_where_no_sample_is_taken,
         gradient_penalty,
     ],
 )
@@ -120,6 +130,30 @@ def test_what_only_looks_like_microbatches_is_not_recorded(
     assert "Probe(closure)" in message
     (window,) = rows(tmp_path, Table.WINDOWS)
     assert (window["recorded"], window["rows"]) == (0, 0)
+
+
+def test_parameters_that_change_before_a_step_with_a_closure_are_not_one_theta() -> None:
+    at = AtTheta()
+    assert at.passed(5, 1, begun=1, merged=1, again=False)
+    at.begin_step(6, 1)
+    assert at.passed(6, 2, begun=2, merged=1, again=False)
+    assert at.doubt(2, 0, None) == "parameters changed"
+
+
+def test_an_evaluation_within_a_step_that_begins_anew_is_no_further_microbatch() -> None:
+    for again in (True, False):
+        at = AtTheta()
+        assert at.passed(5, 1, begun=1, merged=1, again=True)
+        at.begin_step(5, 1)
+        assert at.passed(5, 2, begun=2, merged=1, again=again) is not again
+        assert at.full
+        assert at.doubt(2, 0, None) is None
+
+
+def test_draws_of_a_theta_end_where_the_memory_for_them_does() -> None:
+    at = AtTheta()
+    draw = Draw(np.zeros(1, np.int16), lambda: np.zeros(100, np.float32), 400)
+    assert [at.add(draw, 1000) for _ in range(3)] == [False, False, True]
 
 
 def test_reentrant_checkpoints_are_not_microbatches(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
