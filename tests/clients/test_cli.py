@@ -17,7 +17,7 @@ from pyarrow import csv, parquet
 from gradnoise.analyzer.analysis import Contrast, Plan
 from gradnoise.cli import Exit, _analyze, _tail, main
 from gradnoise.client import DEFAULT_TARGET
-from gradnoise.wire import DumpWriter, Table
+from gradnoise.wire import DumpWriter, Table, schema
 from gradnoise.wire.results import FORMS, FULL_FORMS, RUNS_SCHEMA, TAIL_SCHEMA
 
 from ..analyzer.producing import INFO, WIDE, Producer
@@ -272,6 +272,20 @@ def test_show_of_a_dump(capsys: Capture, make_dump: Callable[..., Path]) -> None
         "group": "a.weight", "size": 64, "coordinates": 48, "shape": [64], "dtype": "float32",
     }  # fmt: skip
     assert [window["draws"] for window in found["windows"]] == [80, 80]
+
+
+def test_show_of_a_dump_tells_its_events(capsys: Capture, tmp_path: Path) -> None:
+    writer = DumpWriter(tmp_path / "d", WIDE)
+    columns = {"step": [3, 3, 9], "wall_time": [0, 1, 2], "kind": ["self_check", "non_finite", "non_finite"]}
+    columns |= {"group": [None, "a.weight", "a.weight"], "count": [1, 2, 5], "detail": ["why", "one", "another"]}
+    writer.append(Table.EVENTS, pa.RecordBatch.from_pydict(columns, schema=schema(Table.EVENTS)))
+    writer.close()
+    (found,) = lines(run(capsys, "show", tmp_path / "d", "--json")[1])
+    assert [tuple(event.values()) for event in found["events"]] == [
+        ("self_check", 1, 1, 3, "why"),
+        ("non_finite", 2, 7, 3, "one"),
+    ]
+    assert "why" in run(capsys, "show", tmp_path / "d")[1]
 
 
 def test_tail_of_a_dump_selects_as_an_analyzer_does(capsys: Capture, make_dump: Callable[..., Path]) -> None:

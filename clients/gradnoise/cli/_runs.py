@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from gradnoise.wire import RunInfo
+    from gradnoise.wire import Dump, RunInfo
 
 __all__ = ["add"]
 
@@ -84,8 +84,30 @@ def _show_dump(path: Path, *, as_json: bool) -> int:
         "problems": len(dump.problems),
         **_details(info),
     }
-    _print(run, _groups(info), [row | {"draws": row["recorded"]} for row in windows], as_json=as_json)
+    shown = [row | {"draws": row["recorded"]} for row in windows]
+    _print(run, _groups(info), shown, _events(dump), as_json=as_json)
     return report_problems(dump)
+
+
+def _events(dump: Dump) -> list[dict[str, Any]]:
+    """One row for each kind of event, in the words of the first."""
+    from gradnoise.wire import Table
+
+    found: dict[str, dict[str, Any]] = {}
+    for producer in dump.producers():
+        for each in dump.batches(Table.EVENTS, producer):
+            for row in each.batch.to_pylist():
+                first = {
+                    "event": row["kind"],
+                    "times": 0,
+                    "count": 0,
+                    "first_step": row["step"],
+                    "detail": row["detail"],
+                }
+                kind = found.setdefault(row["kind"], first)
+                kind["times"] += 1
+                kind["count"] += row["count"]
+    return list(found.values())
 
 
 def _details(info: RunInfo) -> dict[str, Any]:
@@ -102,12 +124,19 @@ def _groups(info: RunInfo) -> list[dict[str, Any]]:
 
 
 def _print(
-    run: Mapping[str, Any], groups: list[dict[str, Any]], windows: Iterable[Mapping[str, Any]], *, as_json: bool
+    run: Mapping[str, Any],
+    groups: list[dict[str, Any]],
+    windows: Iterable[Mapping[str, Any]],
+    events: list[dict[str, Any]] | None = None,  # None: not known here
+    *,
+    as_json: bool,
 ) -> None:
     columns = ("producer", "window", "kind", "first_step", "last_step", "draws", "dropped", "non_finite")
     shown = [{name: row[name] for name in columns} for row in windows]
     if as_json:
-        emit_json({"run": dict(run), "groups": groups, "windows": shown})
+        emit_json(
+            {"run": dict(run), "groups": groups, "windows": shown} | ({} if events is None else {"events": events})
+        )
         return
     emit(aligned(["", ""], [[name, str(value)] for name, value in run.items()]).lstrip("\n"))
     if groups:
@@ -116,3 +145,6 @@ def _print(
     if shown:
         rows = [[row["producer"][:8], *(str(row[name]) for name in columns[1:])] for row in shown]
         emit("\n" + aligned(columns, rows, right=set(columns) - {"producer", "kind"}))
+    if events:
+        header = list(events[0])
+        emit("\n" + aligned(header, [["" if v is None else str(v) for v in e.values()] for e in events]))
