@@ -222,3 +222,24 @@ def test_half_differences_of_the_largest_values_are_finite() -> None:
     assert np.isfinite(result.noise).all()
     assert result.noise.dtype == np.float32
     assert np.abs(result.noise).max() == np.float32(3e38)
+
+
+@pytest.mark.parametrize("coordinates", [1, 40])
+def test_pairs_of_draws_that_are_not_alike_are_named(coordinates: int) -> None:
+    """The backward passes of two losses look like microbatches: as the halves of a GAN's discriminator step."""
+    rng = np.random.default_rng(3)
+    draws = rng.standard_normal((128, coordinates)) + rng.exponential(size=(128, 1))
+    theta = np.arange(128) // 2
+    for given in (theta, None, np.arange(128)):
+        assert not any("not of one law" in warning for warning in contrasts.pair(draws, given).warnings)
+    draws[::2] += 2.0
+    (warning,) = contrasts.pair(draws, theta).warnings
+    assert "not of one law" in warning
+
+
+def test_pairs_of_alike_draws_are_seldom_named() -> None:
+    """At worst all coordinates are one."""
+    rng = np.random.default_rng(4)
+    for pairs in (6, 32, 256):
+        named = sum(bool(contrasts.pair(rng.standard_normal((2 * pairs, 1))).warnings) for _ in range(1000))
+        assert named <= 8

@@ -16,7 +16,8 @@ contrast       row                              good for
 =============  ===============================  ==========================================================
 
 A location-0 fit of *skewed* noise depends on the centre; ``pair`` and ``difference`` are symmetric by construction, the
-others say in a warning when the median of the noise lies off its centre in a typical coordinate.
+others say in a warning when the median of the noise lies off its centre in a typical coordinate. Where ``pair`` finds
+its half-differences off 0, the draws of a pair are not alike, and it says so.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ _FORGOTTEN = 0.1
 """Weight of the draws that an exponential average no longer counts as its memory."""
 _OFF_CENTRE = 0.2
 """|P(u > 0) − P(u < 0)| of a typical coordinate above which noise is said to lie off its centre."""
+_BY_CHANCE = 10.0
+"""Over the number of rows, what its square hardly reaches by chance where coordinates are all alike (P < 0.002)."""
 
 
 class Replacement(enum.StrEnum):
@@ -158,18 +161,34 @@ def _passes(minibatches: Minibatches | None, draws: int) -> tuple[str, ...]:
     )
 
 
-def _off_centre(noise: Matrix) -> tuple[str, ...]:
-    """The warning that most of the noise is on one side of 0 in a typical coordinate.
-
-    (P(u > 0) − P(u < 0))² averaged over columns, less what the finite number of rows alone gives, 1/rows.
-    """
+def _imbalance(noise: Matrix) -> float:
+    """(P(u > 0) − P(u < 0))² averaged over columns, less what the finite number of rows alone gives, 1/rows."""
     signs = np.sign(noise)
     count = np.abs(signs).sum(axis=0, dtype=np.float64)
     used = count >= 2
     if not used.any():
-        return ()
+        return 0.0
     balance = signs.sum(axis=0, dtype=np.float64)[used] / count[used]
-    excess = float(np.mean(balance**2 - 1.0 / count[used]))
+    return float(np.mean(balance**2 - 1.0 / count[used]))
+
+
+def _unlike(noise: Matrix) -> tuple[str, ...]:
+    """The warning that the first draws of pairs differ in law from the second: of draws that are alike,
+    half-differences are symmetric whatever their law."""
+    excess = _imbalance(noise)
+    if excess <= max(_OFF_CENTRE**2, _BY_CHANCE / len(noise)):
+        return ()
+    share = 50 * (1 + math.sqrt(excess))
+    return (
+        f"in a typical coordinate {share:.0f}% of the half-differences are on one side of 0: the draws of a pair are "
+        "not of one law (backward passes of different losses, players that take turns, drift), and what they differ "
+        "by in the mean is in the noise",
+    )
+
+
+def _off_centre(noise: Matrix) -> tuple[str, ...]:
+    """The warning that most of the noise is on one side of 0 in a typical coordinate."""
+    excess = _imbalance(noise)
     if excess <= _OFF_CENTRE**2:
         return ()
     share = 50 * (1 + math.sqrt(excess))
@@ -225,7 +244,7 @@ def pair(draws: ArrayLike, theta: ArrayLike | None = None, *, minibatches: Minib
         row_stride=1,
         covariance_factor=2.0 * _factor(minibatches, cancels=True),
         coefficients=np.full(2, 0.5),
-        warnings=warnings,
+        warnings=warnings + _unlike(noise),
     )
 
 
