@@ -230,8 +230,8 @@ def test_pairs_of_draws_that_are_not_alike_are_named(coordinates: int) -> None:
     rng = np.random.default_rng(3)
     draws = rng.standard_normal((128, coordinates)) + rng.exponential(size=(128, 1))
     theta = np.arange(128) // 2
-    for given in (theta, None, np.arange(128)):
-        assert not any("not of one law" in warning for warning in contrasts.pair(draws, given).warnings)
+    for numbers in (theta, None, np.arange(128)):
+        assert not any("not of one law" in warning for warning in contrasts.pair(draws, numbers).warnings)
     draws[::2] += 2.0
     (warning,) = contrasts.pair(draws, theta).warnings
     assert "not of one law" in warning
