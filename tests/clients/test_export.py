@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import struct
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from gradnoise.client import Client
 from gradnoise.export import NUMBERS, ExportError, MLflow, TensorBoard, WandB, export
 from gradnoise.export._scalars import scalars_of
 
-from ..servers import until
+from ..servers import free_port, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -261,6 +262,17 @@ def test_what_mlflow_refuses_is_an_error_of_the_exporter(tmp_path: Path, monkeyp
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     with pytest.raises(ExportError, match="MLFLOW_ALLOW_FILE_STORE"):
         MLflow((tmp_path / "mlruns").as_uri())
+
+
+def test_an_mlflow_server_that_is_not_there_is_said_so_soon(
+    make_dump: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"BACKOFF_FACTOR": "0", "BACKOFF_JITTER": "0", "MAX_RETRIES": "0"}.items():
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")  # and what is set now is forgotten after the test
+    assert main(["export", str(make_dump()), "--mlflow", f"http://127.0.0.1:{free_port()}"]) == Exit.FAILED
+    assert "refuses" in capsys.readouterr().err
+    assert int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) <= 3
 
 
 # --- Weights & Biases

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from typing import TYPE_CHECKING
 
 from gradnoise.cli._exit import Exit
@@ -108,4 +109,6 @@ def _target(args: argparse.Namespace) -> Target:
         return TensorBoard(args.tensorboard)
     if args.wandb is not None:
         return WandB(args.wandb)
+    # Where nothing answers, MLflow by itself tries for minutes before it says so.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     return MLflow(args.mlflow)
