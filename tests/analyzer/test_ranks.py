@@ -163,3 +163,16 @@ def test_missing_rows_and_notes_add_up() -> None:
     zero = part(closed(0), [0], value=0.0, notes=("first",))
     window = together([replace(zero, missing=3), replace(part(closed(1), [0], value=0.0), missing=4)])
     assert (window.missing, window.notes) == (7, ("first",))
+
+
+def test_sketches_of_shards_are_one_of_each_draw() -> None:
+    ranks = [closed(rank, scope="global") for rank in (0, 1)]
+    other = replace(sketch(1, 0), cells=np.array([1, 7], np.uint16), counts=np.array([5, 2], np.uint32), inexact=3)
+    window = together(
+        [
+            part(ranks[0], [0, 1, 2, 3], value=0.0, groups="a", sketches=(sketch(1, 10), sketch(3, 4))),
+            part(ranks[1], [0, 1], value=100.0, groups="b", sketches=(other,)),
+        ]
+    )
+    (found,) = window.sketches
+    assert (found.draw, found.cells.tolist(), found.counts.tolist(), found.inexact) == (1, [1, 7], [15, 2], 3)

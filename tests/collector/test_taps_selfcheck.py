@@ -126,6 +126,22 @@ def test_what_is_as_it_should_be_is_no_mismatch(
     assert len(rows(tmp_path)) >= 24
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_accumulated_sparse_gradients_with_many_equal_rows_are_no_mismatch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: torch.dtype
+) -> None:
+    model = nn.Sequential(nn.Embedding(50, 8, sparse=True), nn.Flatten(), nn.Linear(56, 3)).to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with attach(model, optimizer, dump=tmp_path, sampling=ALL):
+        for _ in range(3):
+            for _ in range(3):
+                loss_of(model, (torch.randint(0, 5, (64, 7)), torch.randint(0, 3, (64,)))).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert messages(caplog) == []
+    assert len(rows(tmp_path)) == 27
+
+
 def test_later_passes_are_not_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, data = mlp(), Data()
     optimizer = plain(model)

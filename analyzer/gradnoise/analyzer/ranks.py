@@ -97,7 +97,7 @@ def together(parts: Sequence[Window]) -> Window:
         return replace(first, notes=(*first.notes, *notes))
     if closed.scope == Scope.GLOBAL:
         groups = tuple(max(same, key=lambda g: len(g.draw)) for same in zip(*(p.groups for p in parts), strict=True))
-        renumbered = [part.sketches for part in parts]
+        renumbered = [_side_by_side(parts)]
     else:
         order = _Order(parts)
         groups = tuple(order.joined(same) for same in zip(*(part.groups for part in parts), strict=True))
@@ -119,6 +119,20 @@ def _missing_ranks(closed: ClosedWindow, present: int) -> tuple[str, ...]:
         return ()
     where = "" if closed.scope == Scope.GLOBAL else " at these parameters"
     return (f"{present} of {closed.world_size} ranks of the job recorded this window{where}",)
+
+
+def _side_by_side(parts: Sequence[Window]) -> tuple[SketchRow, ...]:
+    """Return what the shards of each draw make together; draws that a rank did not count are left out."""
+    by_draw = [{sketch.draw: sketch for sketch in part.sketches} for part in parts]
+    found = []
+    for draw in set(by_draw[0]).intersection(*by_draw):
+        same = [each[draw] for each in by_draw]
+        cells, where = np.unique(np.concatenate([sketch.cells for sketch in same]), return_inverse=True)
+        counts = np.zeros(len(cells), np.uint32)
+        np.add.at(counts, where, np.concatenate([sketch.counts for sketch in same]))
+        inexact = sum(sketch.inexact for sketch in same)
+        found.append(replace(same[0], cells=cells, counts=counts, inexact=inexact))
+    return tuple(found)
 
 
 class _Order:
