@@ -45,10 +45,10 @@ _METRIC_BYTES = 256
 _log = logging.getLogger("gradnoise")
 
 AMBIGUOUS = (
-    "several backward passes between two parameter updates are not microbatches of one theta (two losses, SAM, "
-    "reentrant checkpointing, or forward passes that bypass the attached model): such steps are not recorded. Sum the "
-    "losses before one backward(), use checkpoint(..., use_reentrant=False), say handle.log(divisor=...) if they are "
-    "microbatches, or measure with Probe(closure) instead"
+    "gradnoise: several backward passes between two parameter updates are not microbatches of one theta (two losses, "
+    "SAM, reentrant checkpointing, or forward passes that bypass the attached model): such steps are not recorded. Sum "
+    "the losses before one backward(), use checkpoint(..., use_reentrant=False), say handle.log(divisor=...) if they "
+    "are microbatches, or measure with Probe(closure) instead"
 )
 
 _TOO_LARGE = (
