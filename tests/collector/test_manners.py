@@ -519,7 +519,9 @@ def test_nothing_goes_to_standard_output_and_nothing_is_said_twice(tmp_path: Pat
     assert (status, out) == (0, "")
     lines = err.splitlines()
     assert len(lines) == len(set(lines)) == 3, err
-    assert all(line.startswith("gradnoise") for line in lines), "without logging set up, nothing else says whose they are"
+    assert all(line.startswith("gradnoise") for line in lines), (
+        "without logging set up, nothing else says whose they are"
+    )
     assert counted(tmp_path)["ambiguous_backwards"] == 40
 
 
