@@ -93,6 +93,17 @@ def test_sketches_are_of_pairs_of_successive_draws(tmp_path: Path, scaled: bool,
         assert row["theta"] == row["draw"] // parts
 
 
+def test_draws_of_different_divisors_are_no_pair(tmp_path: Path) -> None:
+    model, data = mlp(), Data()
+    optimizer = plain(model)
+    with attach(model, optimizer, dump=tmp_path, sampling=Sampling(burst=8, every=8, sketch=True)) as handle:
+        for divisor in (1, 2, 2, 2, 4, 1, None, 1):  # pairs of two, of which the first and the third differ
+            (loss_of(model, data()) / (divisor or 1)).backward()
+            handle.log(divisor=divisor)
+            optimizer.step()
+    assert [row["draw"] for row in rows(tmp_path, Table.SKETCHES)] == [3, 7]
+
+
 def test_a_discarded_draw_is_in_no_pair(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, data = mlp(), Data()
     optimizer = plain(model)

@@ -126,6 +126,7 @@ class Taps:
         self._window: Burst | None = None
         self._skipped_until = 0
         self._outcomes = Outcomes()
+        self._divisor: float | None = None  # of the draws that were handed over last
         self._at = AtTheta()
         self._steps = Steps(sink, batch_size)
         after = uncompiled(self._on_update if optimizers else self._on_any_update)
@@ -432,7 +433,10 @@ class Taps:
             self._outcomes.add(None)  # whatever comes next, it is not of the theta that was written last
             self._forget_sketch()
             return
+        before, self._divisor = self._divisor, divisor
         for index, counts in at.sketches:
+            if index == 0 and before != divisor:
+                continue  # the other draw was divided by something else when the two were compared
             made = counts if divisor is None else partial(_divided, counts, divisor)
             self._sink.sketch(SketchAt(window.window, self._theta, first + index, made, same_theta=index > 0))
 
