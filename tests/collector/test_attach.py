@@ -41,7 +41,7 @@ def test_arguments_that_cannot_work_are_refused(tmp_path: Path) -> None:
 
     def refused(text: str, **arguments: object) -> None:
         with pytest.raises(CollectorError, match=text):
-            attach(model, dump=tmp_path / "d", **arguments)  # type: ignore[arg-type]
+            attach(model, **{"dump": tmp_path / "d"} | arguments)  # type: ignore[arg-type]
 
     refused("holds none of the parameters of Sequential", optimizer=sgd(mlp()))
     refused("optimizer=str", optimizer="sgd")
@@ -51,6 +51,11 @@ def test_arguments_that_cannot_work_are_refused(tmp_path: Path) -> None:
     refused("scaler=float", scaler=2.0)
     refused("batch_size=0", batch_size=0)
     refused("batch_size='8'", batch_size="8")
+    refused("batch_size=2147483648", batch_size=2**31)
+    refused("run=3", run=3)
+    refused("dump=3", dump=3)
+    refused("null characters", dump="a\0b")
+    refused("endpoint 3: expected HOST:PORT", endpoint=3)
     for endpoint in ("localhost", "host:0", "host:99999", "http://host:1", "a b:1"):
         refused("expected HOST:PORT", endpoint=endpoint)
     with pytest.raises(WireError, match="run id"):

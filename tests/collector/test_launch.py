@@ -137,6 +137,23 @@ def test_a_shipper_that_dies_now_and_then_is_always_started_again(
     assert messages(caplog) == []
 
 
+def test_what_a_dead_shipper_said_last_is_no_silence_of_the_analyzer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, launcher: Launcher
+) -> None:
+    shipping = Shipping.start(tmp_path, "p", "there:1")
+    say(tmp_path, ShipState.UNREACHABLE)
+    assert shipping.look()
+    launcher.last.code = -9
+    assert shipping.look()
+    launcher.now += 15
+    assert shipping.look()
+    assert len(launcher.started) == 2
+    assert shipping.look(), "the new one has not said anything yet"
+    say(tmp_path, ShipState.SHIPPING)
+    assert shipping.look()
+    assert messages(caplog) == []
+
+
 @pytest.mark.parametrize("code", [1, 3])
 def test_a_shipper_that_failed_is_not_started_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, launcher: Launcher, code: int

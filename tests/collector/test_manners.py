@@ -438,6 +438,34 @@ def test_a_model_that_is_gone_takes_its_handle_along(tmp_path: Path, monkeypatch
             kept.close()
 
 
+def test_a_handle_that_was_closed_does_not_stay_for_as_long_as_its_model(tmp_path: Path) -> None:
+    model = mlp()
+    handles = []
+    for name in ("first", "second"):
+        with attach(model, sgd(model), dump=tmp_path / name, sampling=EVERY) as handle:
+            handles.append(weakref.ref(handle))
+    del handle
+    gc.collect()
+    assert [ref() for ref in handles] == [None, None]
+
+
+def test_a_process_forked_to_train_leaves_a_sealed_dump(tmp_path: Path) -> None:
+    code = """
+    import multiprocessing, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    def work():
+        attach(model, optimizer, dump=path, run="r", sampling=every)
+        train(model, optimizer, data, 3)
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(60)
+    print(child.exitcode)
+    """
+    assert run(code, tmp_path) == (0, "0\n", "")
+    assert len(rows(tmp_path)) == 4 * 3
+    assert_sealed(tmp_path)
+
+
 # --- places, clocks, logs ----------------------------------------------------------------------------------------
 
 
@@ -481,6 +509,25 @@ def test_a_directory_removed_while_recording_gives_one_warning_and_training_goes
     assert_same(loop(None), loop(tmp_path / "d"))
     (message,) = messages(caplog)
     assert "No such file or directory" in message
+
+
+def test_a_working_directory_that_is_gone_gives_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    try:
+        model = mlp()
+        handle = attach(model, sgd(model))
+        assert handle.stats().state == "off"
+        train(model, sgd(model), Data(), 3)
+        handle.close()
+    finally:
+        monkeypatch.undo()
+    (message,) = messages(caplog)
+    assert "cannot be written" in message
 
 
 def test_a_clock_that_goes_back_changes_nothing_but_the_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

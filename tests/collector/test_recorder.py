@@ -324,7 +324,9 @@ def test_nothing_is_written_of_a_recorder_that_saw_nothing(tmp_path: Path) -> No
         ({"sampling": 3}, CollectorError, r"expected a Sampling"),
         ({"sampling": Sampling(burst=0)}, CollectorError, "records nothing"),
         ({"limits": 3}, CollectorError, "expected Limits"),
+        ({"groups": {"\udc80": (3,)}}, CollectorError, "that UTF-8 can hold"),
         ({"batch_size": 0}, CollectorError, "expected a positive whole number"),
+        ({"batch_size": 2**31}, CollectorError, "expected a positive whole number"),
         ({"run": "../x"}, WireError, "not usable"),
         ({"endpoint": "nowhere"}, CollectorError, "expected HOST:PORT"),
     ],
@@ -335,6 +337,48 @@ def test_arguments_that_cannot_be_recorded_raise_at_once(
     with pytest.raises(error, match=text):
         Recorder(dump=tmp_path / "d", **arguments)
     assert not (tmp_path / "d").exists()
+
+
+def test_numbers_and_names_that_no_dump_can_hold_cost_no_recording(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Recorder(dump=tmp_path, groups={"w": (3, 5), "b": (2,)}, sampling=WHOLE) as recorder:
+        for step in range(2):
+            recorder.record(step, "w", np.ones((1, 3, 5)), batch_size=2**31)
+            recorder.record(step, "b", np.ones((1, 2)))
+            recorder.reference(step, "b", np.ones(2), minibatches=2**31)
+            recorder.record(2**63, "b", np.ones((1, 2)))
+            recorder.record(step, "\udc80", np.ones((1, 2)))
+            recorder.log(step, theta=2**63)
+            recorder.log(step, loss=10**400, **{"\udc80": 1.0})  # type: ignore[arg-type]
+    assert [re.findall("batch_size|minibatches|step=|theta|group|loss", text)[0] for text in messages(caplog)] == [
+        "batch_size",
+        "minibatches",
+        "step=",
+        "group",
+        "theta",
+        "loss",
+    ]
+    assert recorder.stats().state == "closed"
+    assert len(rows(tmp_path)) == 4
+    assert [row["metrics"] for row in rows(tmp_path, Table.STEPS)] == [[("\\udc80", 1.0)]] * 2
+
+
+def test_names_made_up_a_step_are_warned_of_a_few_times_and_counted_together(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Recorder(dump=tmp_path, groups=GROUPS, sampling=Sampling(burst=1000, every=1000)) as recorder:
+        for step in range(1000):
+            recorder.record(step, f"layer {step}", np.ones((1, 2)))
+            recorder.log(step, **{f"metric {step}": "none"})  # type: ignore[arg-type]
+    assert len(messages(caplog)) == 20
+    recorder = Recorder(dump=tmp_path / "d", groups=GROUPS, sampling=Sampling(burst=1000, every=1000))
+    for step in range(1000):
+        hand_in(recorder, step)
+        recorder.record(step, f"layer {step}", np.ones((1, 2)))
+    recorder.close()
+    assert counted(tmp_path / "d") == {"refused": 1000}
+    assert len(rows(tmp_path / "d", Table.EVENTS)) == 257
 
 
 def test_a_dump_of_something_else_is_refused_and_late_with_a_warning(

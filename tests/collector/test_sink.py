@@ -18,6 +18,7 @@ from gradnoise.collector import Limits
 from gradnoise.collector._recording import sink as _sink
 from gradnoise.collector._recording.records import Draw, DrawsAt, StepRow, WindowEnd, window_id
 from gradnoise.collector._recording.sink import Sink, State
+from gradnoise.collector._recording.tables import TableBuilder
 from gradnoise.collector._shipping.progress import Progress, ShipState
 from gradnoise.wire import (
     Dump,
@@ -181,6 +182,25 @@ def test_a_dump_that_cannot_be_sealed_stays_readable(
     assert len(rows(tmp_path)) == 1
 
 
+def test_it_can_be_closed_by_a_handler_of_a_signal_that_came_while_the_lock_was_held(tmp_path: Path) -> None:
+    sink = Sink(tmp_path, info(2))
+    with sink._wake:
+        assert sink.draws(DrawsAt(0, 0, 0, (draw(np.zeros(2, np.float32), [0]),)))
+        assert sink.close(10)
+    assert sink.state is State.CLOSED
+    assert len(rows(tmp_path)) == 1
+
+
+def test_without_a_thread_nothing_is_written_and_no_lock_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(OSError, match="no thread can be started"):
+        Sink(tmp_path, info(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
 def test_a_broken_logging_handler_does_not_reach_the_training(tmp_path: Path) -> None:
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -262,6 +282,37 @@ def test_windows_that_find_no_room_in_the_queue_are_counted(tmp_path: Path) -> N
     sink.end_window(end(2 * most))
     assert sink.close(10)
     assert counted(tmp_path) == {"windows_lost": most - written}
+
+
+def test_rows_that_find_no_room_in_the_queue_are_counted(tmp_path: Path) -> None:
+    gate, entered = threading.Event(), threading.Event()
+
+    def slow() -> NDArray[np.float32]:
+        entered.set()
+        assert gate.wait(30)
+        return np.zeros(2, np.float32)
+
+    sink = Sink(tmp_path, info(2), limits=Limits(memory=1 << 20))
+    sink.draws(DrawsAt(0, 0, 0, (Draw(np.zeros(1, np.int16), slow, 8),)))
+    assert entered.wait(30)
+    taken = sum(sink.step(StepRow(step, step, 0, loss=1.0)) for step in range(4096))
+    assert not sink.event("kind", "no room")
+    gate.set()
+    assert sink.flush(10)
+    assert sink.close(10)
+    assert taken < 4096
+    assert counted(tmp_path) == {"rows_lost": 4096 - taken + 1}
+    assert len(rows(tmp_path, Table.STEPS)) == taken
+
+
+def test_steps_that_wait_for_their_batch_are_bounded(tmp_path: Path) -> None:
+    sizes: list[int] = []
+    builder = TableBuilder(info(2), lambda _, batch: sizes.append(batch.num_rows))
+    for step in range(3000):
+        builder.add_step(StepRow(step, step, 0, metrics={f"metric {n}": 0.5 for n in range(8)}))
+    builder.flush()
+    assert sum(sizes) == 3000
+    assert max(sizes) == 512
 
 
 def test_memory_stays_below_its_limit_when_the_disk_never_answers(tmp_path: Path) -> None:

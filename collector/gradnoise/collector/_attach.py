@@ -9,6 +9,7 @@ from gradnoise.collector._config import Limits, Probe, Sampling, disabled
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._handle import Handle
 from gradnoise.collector._recording.opening import Place, plan_of
+from gradnoise.collector._recording.refusals import positive_of
 from gradnoise.collector._recording.sink import State, inform
 from gradnoise.collector._taps.groups import groups_of, unwrapped
 from gradnoise.collector._taps.origin import origin_of
@@ -154,5 +155,5 @@ def _check(sampling: Sampling, probe: Any, scaler: Any, batch_size: Any, limits:
         raise CollectorError("Sampling(burst=0) without a probe records nothing: give a probe, or a burst")
     if scaler is not None and not hasattr(scaler, "_get_scale_async"):
         raise CollectorError(f"attach(scaler={type(scaler).__name__}): expected a torch.amp.GradScaler")
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+    if batch_size is not None and (not isinstance(batch_size, int) or positive_of(batch_size) is None):
         raise CollectorError(f"attach(batch_size={batch_size!r}): expected a positive whole number, or None")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ class Handle(Recording):
     """A running collector of a torch model. Nothing here raises into the training; a context manager that closes it."""
 
     _taps: Taps | None = None
+    _gone: weakref.finalize[..., torch.nn.Module] | None = None  # called when the model is
     _updates = 0  # that were seen of a model that is gone
 
     @classmethod
@@ -31,7 +31,8 @@ class Handle(Recording):
         handle._begin(opened)
         handle._taps = taps
         # Whatever thread finds the model gone, the writer's does the rest: that is no place to wait or to log.
-        weakref.finalize(model, opened.sink.watch, handle._leave).atexit = False
+        handle._gone = weakref.finalize(model, opened.sink.watch, handle._leave)
+        handle._gone.atexit = False
         return handle
 
     def _leave(self) -> bool:
@@ -42,7 +43,7 @@ class Handle(Recording):
             self._sink.end()
         if self._shipping is None:  # nobody to wait for at exit
             self._closed = True
-            atexit.unregister(self.close)
+            self._forget_exit()
         return False
 
     def log(
@@ -78,5 +79,7 @@ class Handle(Recording):
         return self._updates if self._taps is None else self._taps.theta
 
     def _finish(self) -> None:
+        if self._gone is not None:
+            self._gone.detach()  # it would keep all of this for as long as the model
         if self._taps is not None:
             self._taps.close()

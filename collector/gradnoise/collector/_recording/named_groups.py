@@ -102,6 +102,8 @@ class NamedGroups:
     def _add(self, name: str, shape: tuple[int, ...], dtype: str) -> int:
         if not isinstance(name, str) or not name:
             raise CollectorError(f"group {name!r}: expected a name")
+        if not name.isascii() and name.encode("utf-8", "ignore").decode() != name:
+            raise CollectorError(f"group {name!r}: expected a name that UTF-8 can hold")
         size = math.prod(shape)
         if not size:
             raise CollectorError(f"group {name!r} of shape {list(shape)}: it has no parameters")

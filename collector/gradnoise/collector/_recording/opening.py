@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradnoise.collector._config import default_dump, default_endpoint, resuming
+from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._recording.distributed import agreed_run
 from gradnoise.collector._recording.join import check_join, is_of_job, note_job
 from gradnoise.collector._recording.sink import Sink, inform, warn
@@ -80,12 +81,14 @@ class Place:
             CollectorError: nor is the endpoint.
         """
         if run is not None:
+            if not isinstance(run, str):
+                raise CollectorError(f"run={run!r}: expected a name, as text")
             check_run_id(run)
         endpoint = endpoint or default_endpoint()
         if endpoint is not None:
             check_endpoint(endpoint)
         name = run or agreed_run(job, _readable_run(label))
-        path = (Path(dump) if dump is not None else default_dump(name)).absolute()
+        path = _absolute(default_dump(name) if dump is None else dump)
         if hasattr(sys, "ps1") and not resuming():
             taken, first, number = (os.getpid(), path), path, 1
             while taken in _mine:
@@ -172,6 +175,19 @@ def plan_of(sampling: Sampling, probe: Probe | None = None) -> dict[str, float |
         "probe_draws": None if probe is None else probe.draws,
         "probe_every": None if probe is None else probe.every,
     }
+
+
+def _absolute(dump: str | os.PathLike[str]) -> Path:
+    try:
+        path = Path(dump)
+    except TypeError:
+        raise CollectorError(f"dump={dump!r}: expected a directory's path") from None
+    if "\0" in str(path):
+        raise CollectorError(f"dump={str(path)!r}: a path holds no null characters")
+    try:
+        return path.absolute()
+    except OSError:  # the working directory is gone: opening the dump says so
+        return path
 
 
 def _info_at(path: Path) -> RunInfo | None:

@@ -188,7 +188,7 @@ class Recorder(Recording):
             (index,),
             (values,),
             (norm2,) if math.isfinite(norm2) else None,
-            minibatches=None if minibatches is None else index_of("minibatches", minibatches),
+            minibatches=None if minibatches is None else index_of("minibatches", minibatches, 2**31),
             dataset_size=None if dataset_size is None else index_of("dataset_size", dataset_size),
             replacement=None if replacement is None else bool(replacement),
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from gradnoise.collector._recording.sink import State, inform, warn
 
@@ -69,8 +70,9 @@ class Recording:
         self._shipping: Shipping | None = None
         self._pid = os.getpid()
         self._closed = state is not State.RECORDING
+        self._at_child_exit: Any = None
         if not self._closed:
-            atexit.register(self.close)
+            self._close_at_exit()
 
     def __repr__(self) -> str:
         where = "" if self.run is None else f" run={self.run!r} path={str(self.path)!r}"
@@ -78,6 +80,19 @@ class Recording:
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return _closed, (type(self), self.run, self.path)
+
+    def _close_at_exit(self) -> None:
+        atexit.register(self.close)
+        process = sys.modules.get("multiprocessing.process")
+        if process is not None and process.parent_process() is not None:
+            from multiprocessing.util import Finalize  # a child that was forked ends without atexit
+
+            self._at_child_exit = Finalize(None, self.close, exitpriority=0)
+
+    def _forget_exit(self) -> None:
+        atexit.unregister(self.close)
+        if self._at_child_exit is not None:
+            self._at_child_exit.cancel()
 
     def _begin(self, opened: Opened) -> None:
         """Go on with an open dump."""
@@ -101,7 +116,7 @@ class Recording:
         """End a recording that has no dump, with one warning."""
         self._state = State.OFF
         self._error = reason
-        atexit.unregister(self.close)
+        self._forget_exit()
         warn("gradnoise turned itself off: %s. Training goes on", reason)
 
     def flush(self, timeout: float = 30.0) -> bool:
@@ -137,7 +152,7 @@ class Recording:
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
-        atexit.unregister(self.close)
+        self._forget_exit()
         deadline = time.monotonic() + timeout
         try:
             self._finish()

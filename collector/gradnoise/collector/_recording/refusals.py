@@ -6,12 +6,16 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any
 
-from gradnoise.collector._recording.sink import warn
+from gradnoise.collector._recording.sink import Once, warn
 
 if TYPE_CHECKING:
     from gradnoise.collector._recording.sink import Sink
 
 __all__ = ["Refusals", "RefusedInputError", "divisor_of", "index_of", "positive_of"]
+
+
+_COUNTED = 256  # kinds and groups that are counted apart
+_LARGEST = 2**62  # a window's id is twice a step's number
 
 
 class RefusedInputError(Exception):
@@ -34,20 +38,22 @@ class Refusals:
     """Warns of each kind of refusal once, and counts them until they are put out as events."""
 
     def __init__(self) -> None:
-        self._warned: set[str] = set()
+        self._once = Once()
         self._counts: dict[tuple[str, str | None], tuple[int, int, str]] = {}
 
     def note(self, error: RefusedInputError, step: int) -> None:
         """Take note of a refusal at a step."""
         self.say(error.key, f"{error}. Training goes on; this is counted, and not said again")
         if error.draws:
-            draws, first, detail = self._counts.get((error.key, error.group), (0, step, str(error)))
-            self._counts[error.key, error.group] = (draws + error.draws, first, detail)
+            which = error.key, error.group
+            if which not in self._counts and len(self._counts) >= _COUNTED:
+                which = error.key.partition(" ")[0], None
+            draws, first, detail = self._counts.get(which, (0, step, str(error)))
+            self._counts[which] = (draws + error.draws, first, detail)
 
     def say(self, key: str, message: str) -> None:
         """Warn, the first time for this key."""
-        if key not in self._warned:
-            self._warned.add(key)
+        if self._once.first(key):
             warn("gradnoise %s", message)
 
     def put_out(self, sink: Sink) -> None:
@@ -57,22 +63,23 @@ class Refusals:
             sink.event("refused", detail, count=draws, step=step, group=group)
 
 
-def index_of(name: str, value: Any) -> int:
-    """Return a whole number from 0 on.
+def index_of(name: str, value: Any, bound: int = _LARGEST) -> int:
+    """Return a whole number from 0 on, below a bound.
 
     Raises:
         RefusedInputError: it is something else.
     """
     found = _whole(value)
-    if found is None or found < 0:
-        raise RefusedInputError(f"value {name}", f"ignores {name}={value!r}: expected a whole number from 0 on")
+    if found is None or not 0 <= found < bound:
+        text = f"ignores {name}={value!r}: expected a whole number from 0 on, below {bound}"
+        raise RefusedInputError(f"value {name}", text)
     return found
 
 
 def positive_of(value: Any) -> int | None:
-    """Return a positive whole number; None for anything else."""
+    """Return a positive whole number of 31 bits; None for anything else."""
     found = _whole(value)
-    return found if found is not None and found > 0 else None
+    return found if found is not None and 0 < found < 2**31 else None
 
 
 def divisor_of(value: Any) -> float | None:

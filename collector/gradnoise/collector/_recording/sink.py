@@ -7,12 +7,13 @@ one that made it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from gradnoise.wire import RunInfo
 
-__all__ = ["AMBIGUOUS", "Counters", "Sink", "State", "inform", "warn"]
+__all__ = ["AMBIGUOUS", "Counters", "Once", "Sink", "State", "inform", "warn"]
 
 _BATCH_BYTES = 1 << 20
 _SEGMENT_BYTES = 64 << 20
@@ -41,6 +42,7 @@ _LOOK = 2.0  # seconds between two looks of the writer at what it watches
 _SKETCH_BYTES = 8 << 16
 _ROW_BYTES = 512  # what a row of steps, events or windows is taken to hold in memory
 _METRIC_BYTES = 256
+_OF_A_KIND = 10  # warnings that differ in a name only: a loop may make up a name a step
 
 _log = logging.getLogger("gradnoise")
 
@@ -95,6 +97,23 @@ def inform(message: str, *args: object) -> None:
         _log.info(message, *args)
 
 
+class Once:
+    """Which warnings were given: each once, by its key, and few of those whose keys begin with the same word."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+        self._kinds: Counter[str] = Counter()
+
+    def first(self, key: str) -> bool:
+        """Whether to say it; from then on it is said."""
+        kind = key.partition(" ")[0]
+        if key in self._said or self._kinds[kind] == _OF_A_KIND:
+            return False
+        self._said.add(key)
+        self._kinds[kind] += 1
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class _Watch:
     """Something to look at until it says False."""
@@ -118,7 +137,7 @@ class Sink:
         pending: bytes that draws may hold before they are offered.
 
     Raises:
-        RunExistsError, OSError: as :class:`gradnoise.wire.DumpWriter`.
+        RunExistsError, OSError: as :class:`gradnoise.wire.DumpWriter`; OSError also where no thread can be started.
     """
 
     def __init__(
@@ -150,16 +169,21 @@ class Sink:
         self._refused_rows = 0
         self._skipped = 0
         self._lost_ends = 0
+        self._lost_rows = 0
         self._urgent = False
-        self._closing = False
+        self._closing = self._ended = False
         self._state = State.RECORDING
         self.error: str | None = None
-        self._warned: set[str] = set()
+        self._once = Once()
         self._watches: list[_Watch] = []
         self._cramped = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="gradnoise-writer", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._writer.close()
+            raise OSError(errno.EAGAIN, "no thread can be started to write it") from error
         _disown_in_children(self)
 
     @property
@@ -266,9 +290,8 @@ class Sink:
         if not self.here:  # the lock may have been held when this child was forked
             return False
         with self._wake:
-            if key in self._warned:
+            if not self._once.first(key):
                 return False
-            self._warned.add(key)
         warn(message, *args)
         return True
 
@@ -305,7 +328,11 @@ class Sink:
         if not self.here:
             return False
         self.end()
-        self._thread.join(timeout)
+        deadline = time.monotonic() + timeout
+        with self._wake:
+            # A signal's handler may close while the frame that it interrupted holds the lock: this lets go of it.
+            self._wake.wait_for(lambda: self._ended, timeout)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
         return not self._thread.is_alive()
 
     def _offer(self, item: _Item, nbytes: int, reserve: int = 0) -> bool:
@@ -313,6 +340,7 @@ class Sink:
             return False
         with self._wake:
             if nbytes and self._bytes + nbytes > self._limit + reserve:
+                self._lost_rows += isinstance(item, ReferenceAt | SketchAt | StepRow | Event | Finding)
                 return False
             first = not self._waiting
             self._waiting.append((item, nbytes))
@@ -348,6 +376,8 @@ class Sink:
             if self._state is State.RECORDING:
                 self._state = State.CLOSED
             self._waiting_released()
+            self._ended = True
+            self._wake.notify_all()
 
     def _write_all(self) -> None:
         since: float | None = None  # when the oldest row came that waits for its batch
@@ -370,6 +400,7 @@ class Sink:
                     # After the write: what the writer holds counts as waiting, too.
                     self._bytes = max(0, self._bytes - nbytes)
             elif closing:
+                self._tell_lost(None)
                 self._tables.flush()
                 return
             now = time.monotonic()
@@ -397,9 +428,19 @@ class Sink:
         return self._cramped
 
     def _tell_trimmed(self) -> None:
-        if self._spool.trimmed and "trimmed" not in self._warned:
-            self._warned.add("trimmed")
+        if self._spool.trimmed and self._once.first("trimmed"):
             inform(_TRIMMED, self.path)
+
+    def _tell_lost(self, step: int | None) -> None:
+        """Count in the dump what found no room in the queue, and is no draw."""
+        with self._wake:
+            lost = {"windows": self._lost_ends, "rows": self._lost_rows}
+            self._lost_ends = self._lost_rows = 0
+        what = {"windows": "windows of which nothing is told", "rows": "rows of steps, events, references, sketches"}
+        for kind, count in lost.items():
+            if count:
+                detail = f"{count} {what[kind]}: the disk was slower than the training"
+                self._tables.add_event(Event(time.time_ns(), f"{kind}_lost", count, detail, step))
 
     def _called(self) -> bool:
         return bool(self._waiting) or self._closing or self._state is not State.RECORDING
@@ -421,10 +462,7 @@ class Sink:
         elif isinstance(item, SketchAt):
             self._tables.add_sketch(item)
         elif isinstance(item, WindowEnd):
-            if self._lost_ends:
-                lost, self._lost_ends = self._lost_ends, 0
-                detail = f"{lost} windows of which nothing is told: the disk was slower than the training"
-                self._tables.add_event(Event(time.time_ns(), "windows_lost", lost, detail, item.first_step))
+            self._tell_lost(item.first_step)
             self._tables.end_window(item)
             self._spool.end_window()
             self._tell_trimmed()

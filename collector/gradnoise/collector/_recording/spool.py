@@ -46,11 +46,11 @@ class Spool:
         """Take note of a window's size, and make room for two more before they are asked for.
 
         Raises:
-            FileNotFoundError: the dump's directory is gone.
+            FileNotFoundError: the dump is gone.
         """
         self._window = max(self._window, self._writer.nbytes - self._begun)
         self._begun = self._writer.nbytes
-        self._writer.path.stat()
+        (self._writer.path / "run.json").stat()
         if not self.room(self._window):
             self.relieve()
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["AmbiguousDrawsError", "TableBuilder"]
 
 _ROW_BYTES = 34  # a draws row without its values
+_CELLS = 8192  # of steps and events that wait for their batch at most
 
 
 class AmbiguousDrawsError(Exception):
@@ -82,6 +83,7 @@ class TableBuilder:
         self._draws = _Pending()
         self._steps: list[StepRow] = []
         self._events: list[Event] = []
+        self._cells = 0
         self._tallies: dict[int, _Tally] = {}
         self.draws_written = 0
         self.rows_written = 0
@@ -239,10 +241,17 @@ class TableBuilder:
     def add_step(self, row: StepRow) -> None:
         """Take one row of the steps table."""
         self._steps.append(row)
+        self._make_room(8 + len(row.metrics))
 
     def add_event(self, event: Event) -> None:
         """Take one row of the events table."""
         self._events.append(event)
+        self._make_room(8)
+
+    def _make_room(self, cells: int) -> None:
+        self._cells += cells
+        if self._cells >= _CELLS:
+            self._flush_rows()
 
     def end_window(self, end: WindowEnd) -> None:
         """Write out what waits, then the window's row, which tells readers that the window is whole."""
@@ -283,6 +292,10 @@ class TableBuilder:
     def flush(self) -> None:
         """Write out everything that waits."""
         self._flush_draws()
+        self._flush_rows()
+
+    def _flush_rows(self) -> None:
+        self._cells = 0
         if self._steps:
             rows, self._steps = self._steps, []
             self._append(Table.STEPS, _steps_batch(rows))
@@ -326,6 +339,11 @@ def _number(value: Number | None) -> float | None:
     return None if found is None else float(found)
 
 
+def _text(given: str) -> str:
+    """Return what UTF-8 can hold of a text of the user's."""
+    return given.encode("utf-8", "backslashreplace").decode()
+
+
 def _steps_batch(rows: list[StepRow]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(
         [
@@ -341,7 +359,7 @@ def _steps_batch(rows: list[StepRow]) -> pa.RecordBatch:
                 "loss_scale": _number(row.loss_scale),
                 "clip_factor": _number(row.clip_factor),
                 "wall_time": row.wall_time_ns // 1000,
-                "metrics": [(name, _number(value)) for name, value in row.metrics.items()] or None,
+                "metrics": [(_text(name), _number(value)) for name, value in row.metrics.items()] or None,
             }
             for row in rows
         ],
@@ -356,9 +374,9 @@ def _events_batch(events: list[Event]) -> pa.RecordBatch:
                 "step": event.step,
                 "wall_time": event.wall_time_ns // 1000,
                 "kind": event.kind,
-                "group": event.group,
+                "group": None if event.group is None else _text(event.group),
                 "count": event.count,
-                "detail": event.detail,
+                "detail": _text(event.detail),
             }
             for event in events
         ],

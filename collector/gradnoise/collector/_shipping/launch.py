@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import subprocess
@@ -35,7 +36,7 @@ _FINAL = frozenset({1, 2, 3})
 
 def check_endpoint(endpoint: str) -> None:
     """Raise :class:`CollectorError` unless the endpoint is ``HOST:PORT``."""
-    match = re.fullmatch(r"[^\s/]+:(\d{1,5})", endpoint)
+    match = re.fullmatch(r"[^\s/]+:(\d{1,5})", endpoint) if isinstance(endpoint, str) else None
     if match is None or not 0 < int(match[1]) < 65536:
         raise CollectorError(f"endpoint {endpoint!r}: expected HOST:PORT, such as localhost:50051")
 
@@ -125,6 +126,7 @@ class Shipping:
             return True
         code = self._process.poll()
         if code is not None:
+            self._lost_since = None  # what the dead one said last is old
             return self._start_again(code, now, progress)
         if state is not ShipState.UNREACHABLE:
             self._lost_since = None
@@ -172,6 +174,8 @@ class Shipping:
         Raises:
             OSError: it cannot be started.
         """
+        if not sys.executable:
+            raise OSError(errno.ENOENT, "the interpreter that runs this program is not known")
         command = [sys.executable, "-P", "-m", "gradnoise.collector.shipper", str(self._dump)]
         command += ["--endpoint", self._endpoint]
         if not self._whole_job:
