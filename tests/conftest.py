@@ -16,3 +16,13 @@ def quiet_environment() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("GRADNOISE_")]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(autouse=True)
+def unchanged_environment(quiet_environment: None) -> Iterator[None]:
+    """What a library sets in the environment (Lightning its ranks) ends with the test."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
