@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,6 +35,13 @@ def test_models_without_anything_to_record_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CollectorError, match=r"model=function.*torch.nn.Module"):
         attach(lambda x: x, dump=tmp_path / "d")  # type: ignore[arg-type]
     assert not (tmp_path / "d").exists()
+
+
+def test_without_torch_attach_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlp()
+    monkeypatch.setitem(sys.modules, "torch.nn", None)
+    with pytest.raises(ModuleNotFoundError, match="attach needs PyTorch"):
+        attach(model)
 
 
 def test_arguments_that_cannot_work_are_refused(tmp_path: Path) -> None:

@@ -142,7 +142,10 @@ def groups_of(model: torch.nn.Module, sampling: Sampling) -> tuple[Group, ...]:
 
 
 def _check(model: torch.nn.Module, sampling: Sampling) -> None:
-    from torch.nn import Module
+    try:
+        from torch.nn import Module
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("attach needs PyTorch: pip install torch. A Recorder needs none") from error
 
     if not isinstance(model, Module):
         raise CollectorError(f"attach(model={type(model).__name__}): expected a torch.nn.Module")
