@@ -14,8 +14,9 @@ from gradnoise.analyzer.assembly import read_windows
 from gradnoise.analyzer.batch import analyse_dump, count_windows
 from gradnoise.cli import main
 from gradnoise.client import Client
-from gradnoise.collector._recording.distributed import agreed_run, starts_shipper
+from gradnoise.collector._recording.distributed import agreed_run
 from gradnoise.collector._recording.records import Origin
+from gradnoise.collector._shipping.launch import starts_shipper
 from gradnoise.collector._taps.origin import averages_gradients, origin_of
 from gradnoise.wire import Dump, Scope, Table
 

@@ -473,6 +473,26 @@ def test_a_segment_that_is_missing_for_another_reason_is_still_damage(tmp_path: 
     assert fronts(tmp_path, sink.producer) == {}
 
 
+def test_a_watch_that_fails_is_named_once_and_the_rest_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sink, "_LOOK", 0.0)
+    sink = Sink(tmp_path, info(2))
+
+    def fail() -> bool:
+        raise ValueError("mine")
+
+    sink.watch(fail)
+    sink.watch(fail)
+    sink.draws(DrawsAt(0, 0, 0, (draw(np.ones(2, np.float32), [0]),)))
+    assert sink.flush(10)
+    assert sink.close(10)
+    assert len(rows(tmp_path)) == 1
+    (message,) = messages(caplog)
+    assert "ValueError: mine" in message
+    assert "gradnoise ship" in message
+
+
 def test_a_directory_that_is_removed_turns_the_sink_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink(tmp_path / "d", info(1000))
     burst(sink, 0)

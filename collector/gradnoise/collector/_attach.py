@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from gradnoise.collector._config import Limits, Probe, Sampling, disabled
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._handle import Handle
+from gradnoise.collector._logging import inform
 from gradnoise.collector._recording.opening import Place, plan_of
 from gradnoise.collector._recording.refusals import positive_of
-from gradnoise.collector._recording.sink import State, inform
+from gradnoise.collector._recording.sink import State
 from gradnoise.collector._taps.groups import groups_of, unwrapped
 from gradnoise.collector._taps.origin import origin_of
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gradnoise.collector._attach import attach
 from gradnoise.collector._batch import batch_size_of
 from gradnoise.collector._config import Limits, Sampling
-from gradnoise.collector._recording.sink import warn
+from gradnoise.collector._logging import warn
 
 if TYPE_CHECKING:
     import os

@@ -14,7 +14,7 @@ import transformers
 
 from gradnoise.collector._attach import attach
 from gradnoise.collector._config import Limits, Sampling
-from gradnoise.collector._recording.sink import warn
+from gradnoise.collector._logging import warn
 
 if TYPE_CHECKING:
     import os

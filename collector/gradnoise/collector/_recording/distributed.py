@@ -1,4 +1,4 @@
-"""What a distributed job is to a process of it: how many ranks, what they agree on, which of them does what.
+"""What a distributed job is to a process of it: how many ranks, what they agree on.
 
 Nothing here is a collective or waits for another rank: attach may be called on some ranks only. torch is looked at only
 where it is loaded, so that asking costs a process without it nothing.
@@ -7,11 +7,10 @@ where it is loaded, so that asking costs a process without it nothing.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from typing import Any
 
-__all__ = ["agreed_run", "first_of", "starts_shipper", "store", "world_size"]
+__all__ = ["agreed_run", "first_of", "store", "world_size"]
 
 
 def agreed_run(job: str | None, run: str) -> str:
@@ -43,10 +42,3 @@ def world_size() -> int:
         if distributed is not None and distributed.is_available() and distributed.is_initialized():
             return int(distributed.get_world_size())
     return 1
-
-
-def starts_shipper() -> bool:
-    """Whether this process starts a shipper: one a node is enough, the first of the ranks that a launcher numbers."""
-    with contextlib.suppress(ValueError):
-        return int(os.environ.get("LOCAL_RANK", "0")) <= 0
-    return True

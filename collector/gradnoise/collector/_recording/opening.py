@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from gradnoise.collector._config import default_dump, default_endpoint, resuming
 from gradnoise.collector._errors import CollectorError
+from gradnoise.collector._logging import inform, warn
 from gradnoise.collector._recording.distributed import agreed_run
 from gradnoise.collector._recording.join import check_join, is_of_job, note_job
-from gradnoise.collector._recording.sink import Sink, inform, warn
+from gradnoise.collector._recording.sink import Sink
 from gradnoise.collector._shipping.launch import Shipping, check_endpoint
 from gradnoise.wire import Dump, NotADumpError, RunInfo, WireError, check_run_id
 

@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from gradnoise.collector._recording.sink import State, inform, warn
+from gradnoise.collector._logging import inform, warn
+from gradnoise.collector._recording.sink import State
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any
 
-from gradnoise.collector._recording.sink import Once, warn
+from gradnoise.collector._logging import Once, warn
 
 if TYPE_CHECKING:
     from gradnoise.collector._recording.sink import Sink

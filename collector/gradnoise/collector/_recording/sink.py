@@ -6,19 +6,18 @@ one that made it.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import logging
 import os
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from gradnoise.collector._config import Limits
+from gradnoise.collector._logging import Once, inform, warn
 from gradnoise.collector._recording.records import DrawsAt, Event, Finding, ReferenceAt, SketchAt, StepRow, WindowEnd
 from gradnoise.collector._recording.spool import SEGMENTS, Spool
 from gradnoise.collector._recording.tables import AmbiguousDrawsError, TableBuilder
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from gradnoise.wire import RunInfo
 
-__all__ = ["AMBIGUOUS", "Counters", "Once", "Sink", "State", "inform", "warn"]
+__all__ = ["AMBIGUOUS", "Counters", "Sink", "State"]
 
 _BATCH_BYTES = 1 << 20
 _SEGMENT_BYTES = 64 << 20
@@ -42,9 +41,6 @@ _LOOK = 2.0  # seconds between two looks of the writer at what it watches
 _SKETCH_BYTES = 8 << 16
 _ROW_BYTES = 512  # what a row of steps, events or windows is taken to hold in memory
 _METRIC_BYTES = 256
-_OF_A_KIND = 10  # warnings that differ in a name only: a loop may make up a name a step
-
-_log = logging.getLogger("gradnoise")
 
 AMBIGUOUS = (
     "gradnoise: several backward passes between two parameter updates are not microbatches of one theta (two losses, "
@@ -61,6 +57,10 @@ _TRIMMED = "gradnoise deletes what the analyzer has acknowledged from %s: the du
 _SKIPPED = (
     "gradnoise skips whole bursts and probes: the dump %s has grown to Limits(spool=...). Raise the limit, record less "
     "(Sampling), or give an endpoint: what an analyzer has acknowledged is deleted. Skipped bursts are counted"
+)
+_UNWATCHED = (
+    "gradnoise: what looks after the dump %s failed unexpectedly (%s: %s). Recording goes on; what is not sent is sent "
+    "later with: gradnoise ship"
 )
 
 
@@ -83,35 +83,6 @@ class Counters:
     dropped_draws: int = 0
     dropped_rows: int = 0
     skipped: int = 0
-
-
-def warn(message: str, *args: object) -> None:
-    """Log a warning; whatever the user's handlers do, training goes on."""
-    with contextlib.suppress(Exception):
-        _log.warning(message, *args)
-
-
-def inform(message: str, *args: object) -> None:
-    """Log what is good to know; silent unless the user asks for it."""
-    with contextlib.suppress(Exception):
-        _log.info(message, *args)
-
-
-class Once:
-    """Which warnings were given: each once, by its key, and few of those whose keys begin with the same word."""
-
-    def __init__(self) -> None:
-        self._said: set[str] = set()
-        self._kinds: Counter[str] = Counter()
-
-    def first(self, key: str) -> bool:
-        """Whether to say it; from then on it is said."""
-        kind = key.partition(" ")[0]
-        if key in self._said or self._kinds[kind] == _OF_A_KIND:
-            return False
-        self._said.add(key)
-        self._kinds[kind] += 1
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,9 +389,11 @@ class Sink:
         return _LINGER if self._tables.nbytes >= _SMALL_BATCH else _LINGER_LONG
 
     def _look(self, watch: _Watch) -> bool:
-        with contextlib.suppress(Exception):  # whatever is watched, the dump is written
+        try:
             return watch.look()
-        return False
+        except Exception as error:  # whatever is watched, the dump is written
+            self.warn_once("watch", _UNWATCHED, self.path, type(error).__name__, error)
+            return False
 
     def _relieve(self) -> bool:
         self._cramped = self._spool.relieve()

@@ -12,15 +12,14 @@ import time
 from typing import TYPE_CHECKING
 
 from gradnoise.collector._errors import CollectorError
-from gradnoise.collector._recording.distributed import starts_shipper
-from gradnoise.collector._recording.sink import inform, warn
+from gradnoise.collector._logging import inform, warn
 from gradnoise.collector._shipping.lease import is_leased
 from gradnoise.collector._shipping.progress import Progress, ShipState
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Shipping", "check_endpoint"]
+__all__ = ["Shipping", "check_endpoint", "starts_shipper"]
 
 _POLL = 0.02
 _SILENCE = 10.0  # seconds without contact that are worth a word while the training runs
@@ -228,6 +227,13 @@ class Shipping:
             self._dump,
             self._endpoint,
         )
+
+
+def starts_shipper() -> bool:
+    """Whether this process starts a shipper: one a node is enough, the first of the ranks that a launcher numbers."""
+    with contextlib.suppress(ValueError):
+        return int(os.environ.get("LOCAL_RANK", "0")) <= 0
+    return True
 
 
 def _first_of_several() -> bool:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gradnoise.collector._config import Sampling
 from gradnoise.collector._errors import CollectorError
+from gradnoise.collector._logging import inform
 from gradnoise.collector._recording.coordinates import sample_coordinates
-from gradnoise.collector._recording.sink import inform
 from gradnoise.wire import Group
 
 if TYPE_CHECKING:
