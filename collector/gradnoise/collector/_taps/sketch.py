@@ -8,6 +8,7 @@ the same values the same way.
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = ["CELLS", "Sketcher", "rescaled"]
 CELLS = 1 << 16
 _SMALL = 1 << 15  # tensors below it are counted together: each count costs a pass over all cells
 _CHUNK = 1 << 21  # values counted at once: their indices take eight bytes each
+_LOWER = 0 if sys.byteorder == "little" else 1  # of the two halves of a float32, where the lower bits lie
 _HELD_AS_THEY_ARE = (torch.float32, torch.float64)
 
 
@@ -93,10 +95,13 @@ class Sketcher:
         half = self._halves.get(number)
         if half is None or half.shape != gradient.shape or half.dtype != dtype or half.device != gradient.device:
             half = self._halves[number] = torch.empty_like(gradient, dtype=dtype)
-        half.copy_(gradient)
-        if scale is not None:
-            half.div_(scale.to(half.device, non_blocking=True))
-        half.mul_(0.5)
+        if scale is None and dtype == gradient.dtype:
+            torch.mul(gradient, 0.5, out=half)  # one pass over it, not two
+        else:
+            half.copy_(gradient)
+            if scale is not None:
+                half.div_(scale.to(half.device, non_blocking=True))
+            half.mul_(0.5)
         self._first.add(number)
 
     def _add(self, values: torch.Tensor) -> None:
@@ -114,14 +119,14 @@ class Sketcher:
         if counts is None:
             counts = self._counts[flat.device] = torch.zeros(CELLS + 1, dtype=torch.int64, device=flat.device)
         for start in range(0, flat.numel(), _CHUNK):
-            bits = flat[start : start + _CHUNK].view(torch.int32)
-            cells = (bits >> 16).bitwise_and_(CELLS - 1)
+            values = flat[start : start + _CHUNK]
+            cells = (values.view(torch.int32) >> 16).bitwise_and_(CELLS - 1)
             if flat.device.type == "cpu":
                 counts[:CELLS] += torch.bincount(cells, minlength=CELLS)
             else:  # bincount looks for the largest value first, and waits for it
                 cells = cells.to(torch.int64)
                 counts.scatter_add_(0, cells, torch.ones_like(cells[:1]).expand_as(cells))
-            counts[CELLS:] += torch.count_nonzero(bits << 16)
+            counts[CELLS:] += torch.count_nonzero(values.view(torch.int16)[_LOWER::2])
 
 
 def _minus_half(half: torch.Tensor, gradient: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
