@@ -327,3 +327,19 @@ def test_what_is_no_number_is_ignored_with_one_warning(tmp_path: Path, caplog: p
     assert found[0]["beta1"] == 0.9
     assert found[0]["beta2"] is None
     assert sorted(message.split("(")[1][:4] for message in messages(caplog)) == ["loss", "name"]
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, torch.tensor(1 + 2j), torch.zeros(1, device="meta")], ids=["huge", "complex", "meta"]
+)
+def test_a_number_that_cannot_be_had_turns_nothing_off(
+    value: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, data = mlp(), Data()
+    optimizer = sgd(model)
+    with attach(model, optimizer, dump=tmp_path, sampling=Sampling(burst=2, every=2)) as handle:
+        handle.log(loss=value)
+        train(model, optimizer, data, 1)
+        assert handle.stats().error is None
+    assert [row["loss"] for row in rows(tmp_path, Table.STEPS)] == [None]
+    assert [message.split("(")[1][:4] for message in messages(caplog)] == ["loss"]

@@ -147,13 +147,15 @@ class Steps:
         """Return a number, or for a tensor on a device a function that waits for it."""
         if value is None:
             return None
-        if isinstance(value, torch.Tensor) and value.numel() == 1:
+        try:
+            if not isinstance(value, torch.Tensor):
+                return float(value)
+            if value.device.type == "cpu" or value.numel() != 1:
+                return float(value.item())  # float() of one that requires a gradient warns
             dtype = torch.float32 if value.device.type == "mps" else torch.float64  # which Apple's GPUs have not
             fetch = to_host(value.detach().reshape(1).to(dtype, copy=True))
             return lambda: float(fetch()[0])
-        try:
-            return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError, RuntimeError):
             self._ignore(name, value, "a number or a tensor of one element")
             return None
 
