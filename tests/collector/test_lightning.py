@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -416,6 +417,8 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    for variable in ("LOCAL_RANK", "NODE_RANK"):  # which Lightning sets, and by which others take it for a launched job
+        os.environ.pop(variable, None)
 
 
 @pytest.mark.usefixtures("one_process")
