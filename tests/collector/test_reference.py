@@ -15,6 +15,7 @@ from gradnoise.analyzer.analysis import analyse
 from gradnoise.analyzer.assembly import read_windows
 from gradnoise.analyzer.stats import contrasts, forms
 from gradnoise.collector import CollectorError, Probe, Sampling, attach
+from gradnoise.collector._taps.reference import WholeGradient
 from gradnoise.wire import Dump, Table
 
 from .loops import Data, assert_recorded, by_hand, counted, loss_of, messages, mlp, rows, sampled, train
@@ -379,3 +380,10 @@ def test_the_analysis_measures_against_the_full_gradient_and_reads_the_sketches(
 def test_a_probe_of_nothing_is_refused_at_once(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(CollectorError, match=text):
         Probe(**arguments)
+
+
+def test_a_pass_is_summed_up_in_double_precision() -> None:
+    mean = WholeGradient()
+    for value in (2.0**24, 1.0, -(2.0**24)):  # in single precision the one is lost
+        mean.add({0: torch.tensor([value])}, {}, None)
+    assert mean.reference(0, 0, replacement=None).values[0].tolist() == [np.float32(1 / 3)]

@@ -83,6 +83,13 @@ def test_loss_scales_are_divided_out_also_where_they_change_within_a_pair(dtype:
     np.testing.assert_array_equal(scaled, plain)
 
 
+def test_a_scale_that_is_no_power_of_two_costs_half_precision_nothing() -> None:
+    first, second = (torch.randn(1000, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (1, 2))
+    scale = torch.tensor(3.0)
+    (found,) = pairs([[first], [second]], [scale, scale])
+    np.testing.assert_array_equal(found, counted((first.float() / scale / 2 - second.float() / scale / 2).numpy()))
+
+
 def test_gradients_of_any_layout() -> None:
     first, second = noise(4, 6, 8, 5, seed=1), noise(4, 6, 8, 5, seed=2)
     (expected,) = pairs([[first], [second]])
