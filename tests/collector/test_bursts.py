@@ -343,3 +343,20 @@ def test_a_number_that_cannot_be_had_turns_nothing_off(
         assert handle.stats().error is None
     assert [row["loss"] for row in rows(tmp_path, Table.STEPS)] == [None]
     assert [message.split("(")[1][:4] for message in messages(caplog)] == ["loss"]
+
+
+def test_a_batch_size_that_comes_too_late_for_its_draws_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, data = mlp(), Data()
+    optimizer = sgd(model)
+    with attach(model, optimizer, dump=tmp_path, batch_size=8, sampling=Sampling(burst=4, every=4)) as handle:
+        for size in (8, 8, 4, 4):
+            optimizer.zero_grad()
+            loss_of(model, data()).backward()
+            optimizer.step()
+            handle.log(batch_size=size)
+    assert [row["batch_size"] for row in rows(tmp_path, Table.STEPS)] == [8, 8, 4, 4]
+    assert {row["batch_size"] for row in rows(tmp_path)} == {8}
+    (message,) = messages(caplog)
+    assert "log(batch_size=4) after optimizer.step() is too late" in message

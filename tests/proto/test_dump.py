@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -297,6 +298,14 @@ def test_batches_of_the_first_version_are_written_and_read_as_they_are(tmp_path:
     assert [version_of(Table.STEPS, batch.schema) for batch in found] == [1, 2]
     assert [batch.to_pylist()[0]["loss"] for batch in found] == [0.5, 0.5]
     assert len(list(tmp_path.glob("steps-*.arrow"))) == 2  # a segment has one schema
+
+
+def test_a_pipe_among_the_segments_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    writer = write(tmp_path, 1)
+    writer.close()
+    os.mkfifo(tmp_path / f"steps-{writer.producer}-000000.arrow")
+    with pytest.raises(OSError, match="no regular file"):
+        list(Dump(tmp_path).batches(Table.STEPS, writer.producer))
 
 
 def test_what_is_no_dump_is_named(tmp_path: Path) -> None:

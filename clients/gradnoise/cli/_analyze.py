@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def _run(args: argparse.Namespace) -> int:
     dump = open_dump(args.dump)
     table = _analyse(args, dump)
     code = report_problems(dump)
+    _note_events(dump)
     if args.out is not None:
         _write(table, args.out)
         summary: dict[str, Any] = {
@@ -80,6 +82,19 @@ def _run(args: argparse.Namespace) -> int:
         note("no window carries an estimate" if table.num_rows else "the dump holds no closed window")
         return Exit.TOO_LITTLE
     return code
+
+
+def _note_events(dump: Dump) -> None:
+    """Say what the collector had to say of the recording: a result may have to be read with it."""
+    from gradnoise.wire import Table
+
+    counts: Counter[str] = Counter()
+    for producer in dump.producers():
+        for stamped in dump.batches(Table.EVENTS, producer):
+            counts.update(stamped.batch.column("kind").to_pylist())
+    if counts:
+        kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(counts.items()))
+        note(f"events while recording: {kinds}; in words: gradnoise show {dump.path}")
 
 
 def _analyse(args: argparse.Namespace, dump: Dump) -> pa.Table:

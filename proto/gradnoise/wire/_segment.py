@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import struct
 from dataclasses import dataclass
 from enum import Enum
@@ -243,7 +244,10 @@ class SegmentReader:
         self.offset = _STREAM_START
         self._prefix = b""  # schema and dictionary messages: what decoding a batch needs
         self._in_batches = False
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for its other end
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            self.close()
+            raise OSError(f"{path} is no regular file: take it out of the dump")
 
     def close(self) -> None:
         """Release the file; idempotent."""

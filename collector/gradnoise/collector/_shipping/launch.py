@@ -182,7 +182,13 @@ class Shipping:
         self._started = time.monotonic()
         with (self._dump / "ship.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # gRPC's core says a line for each failed handshake, which the shipper's own log says once.
+                env={"GRPC_VERBOSITY": "NONE", **os.environ},
             )
 
     def _start_again(self, code: int, now: float, progress: Progress | None) -> bool:
@@ -219,8 +225,8 @@ class Shipping:
         self._warned = True
         reason = "" if progress is None or progress.error is None else f" ({progress.error})"
         warn(
-            "gradnoise: %s has not acknowledged everything%s. The dump stays in %s; send the rest with: "
-            "gradnoise ship %s --endpoint %s",
+            "gradnoise: %s has not acknowledged everything%s. The dump stays in %s; what the shipper does not "
+            "deliver by itself, this sends: gradnoise ship %s --endpoint %s",
             self._endpoint,
             reason,
             self._dump,

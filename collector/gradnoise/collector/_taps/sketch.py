@@ -73,6 +73,8 @@ class Sketcher:
             self._count(torch.cat([flat for flat in self._small if flat.device == device]))
         fetches = [to_host(counts) for counts in self._counts.values()]
         self.reset()
+        if not fetches:  # of the second draw nothing was seen whole
+            return None
 
         def fetch() -> NDArray[np.int64]:
             total = np.zeros(CELLS + 1, np.int64)

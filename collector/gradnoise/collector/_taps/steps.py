@@ -80,6 +80,14 @@ class Steps:
             row.loss = self._number("loss", loss)
         if batch_size is not None:
             row.batch_size = self._count("batch_size", batch_size) or row.batch_size
+            if row.step <= self._settled and self._batch_size not in (None, row.batch_size):
+                self._sink.warn_once(
+                    "late batch size",
+                    "gradnoise: log(batch_size=%r) after optimizer.step() is too late for the draws of that step, "
+                    "which say %d as attach was told. Call handle.log(batch_size=...) before optimizer.step()",
+                    batch_size,
+                    self._batch_size,
+                )
         if divisor is not None:
             self._divide(row, divisor)
         for name, value in metrics.items():
