@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import gradnoise.collector
 from gradnoise.collector import CollectorError, Limits, Probe, Sampling, attach
 from gradnoise.collector._shipping.launch import Shipping
 from gradnoise.collector._taps.groups import groups_of
@@ -298,3 +299,17 @@ def test_a_handle_says_what_it_is_and_attach_informs_who_listens(
     assert repr(handle).startswith("<Handle closed run='s'")
     monkeypatch.setenv("GRADNOISE_DISABLED", "1")
     assert repr(attach(mlp())) == "<Handle disabled>"
+
+
+def test_the_public_names() -> None:
+    assert gradnoise.collector.__all__ == [
+        "CollectorError",
+        "Handle",
+        "Limits",
+        "Probe",
+        "Recorder",
+        "Sampling",
+        "State",
+        "Stats",
+        "attach",
+    ]
