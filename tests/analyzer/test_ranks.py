@@ -176,3 +176,12 @@ def test_sketches_of_shards_are_one_of_each_draw() -> None:
     )
     (found,) = window.sketches
     assert (found.draw, found.cells.tolist(), found.counts.tolist(), found.inexact) == (1, [1, 7], [15, 2], 3)
+
+
+def test_ranks_that_drew_the_same_minibatches_are_named() -> None:
+    same = together([part(closed(rank), [0, 1], value=2.0) for rank in (0, 1)])
+    assert any("2 ranks drew the same minibatches" in note for note in same.notes)
+    other = together([part(closed(rank), [0, 1], value=2.0 + rank) for rank in (0, 1)])
+    assert not any("same minibatches" in note for note in other.notes)
+    nothing = together([part(closed(rank), [0], value=0.0) for rank in (0, 1)])
+    assert not any("same minibatches" in note for note in nothing.notes)

@@ -99,6 +99,7 @@ def together(parts: Sequence[Window]) -> Window:
         groups = tuple(max(same, key=lambda g: len(g.draw)) for same in zip(*(p.groups for p in parts), strict=True))
         renumbered = [_side_by_side(parts)]
     else:
+        notes += _same_minibatches(parts)
         order = _Order(parts)
         groups = tuple(order.joined(same) for same in zip(*(part.groups for part in parts), strict=True))
         renumbered = [order.renumbered(rank, part.sketches) for rank, part in enumerate(parts)]
@@ -119,6 +120,20 @@ def _missing_ranks(closed: ClosedWindow, present: int) -> tuple[str, ...]:
         return ()
     where = "" if closed.scope == Scope.GLOBAL else " at these parameters"
     return (f"{present} of {closed.world_size} ranks of the job recorded this window{where}",)
+
+
+def _same_minibatches(parts: Sequence[Window]) -> tuple[str, ...]:
+    """Say so where ranks drew what another had drawn: their half-differences are zero, and no noise."""
+    values = [group.values for group in max(zip(*(p.groups for p in parts), strict=True), key=lambda g: len(g[0].draw))]
+    if not len(values[0]) or not values[0].any():
+        return ()
+    same = sum(np.array_equal(values[0], other) for other in values[1:])
+    if not same:
+        return ()
+    return (
+        f"{same + 1} ranks drew the same minibatches, and their differences are no noise: give each its own part of "
+        "the data (a DistributedSampler, or another seed)",
+    )
 
 
 def _side_by_side(parts: Sequence[Window]) -> tuple[SketchRow, ...]:
