@@ -39,19 +39,6 @@ if TYPE_CHECKING:
 WINDOWS, DRAWS = 3, 4  # windows of a dump, batches of draws before each
 
 
-@pytest.fixture
-def serve() -> Iterator[Callable[[Faults | None], FakeServer]]:
-    servers: list[FakeServer] = []
-
-    def start(faults: Faults | None = None) -> FakeServer:
-        servers.append(FakeServer(FakeIngest(faults)))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
-
-
 def fill(writer: DumpWriter, *, windows: int = WINDOWS) -> None:
     for window in range(windows):
         for part in range(DRAWS):
