@@ -27,7 +27,7 @@ from .paired import interleaved, ratio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-STEPS = {"MLP": 64, "3c3d": 32}
+STEPS = {"MLP": 48, "3c3d": 16}
 
 
 class _ForCockpit:
