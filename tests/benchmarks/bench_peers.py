@@ -27,7 +27,7 @@ from .paired import interleaved, ratio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-STEPS = {"MLP": 48, "3c3d": 16}
+STEPS = {"MLP": 48, "3c3d": 64}
 
 
 class _ForCockpit:
