@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gradnoise.wire import WindowKind
+
 if TYPE_CHECKING:
-    from gradnoise.wire import Scope, WindowKind
+    from gradnoise.wire import Scope
 
 __all__ = [
     "Draw",
@@ -23,6 +25,7 @@ __all__ = [
     "SketchAt",
     "StepRow",
     "WindowEnd",
+    "kind_of_burst",
     "window_id",
 ]
 
@@ -35,6 +38,14 @@ Values = Callable[[], NDArray[np.float32]]
 def window_id(first_step: int, *, probe: bool) -> int:
     """Return the id of the window that begins at ``first_step``."""
     return 2 * first_step + int(probe)
+
+
+def kind_of_burst(draws: int, thetas: int) -> WindowKind:
+    """Return what the window of a burst is, by its draws and the thetas that have some.
+
+    A skipped step now and then (an overflow under a loss scaler) does not make microbatches of a burst.
+    """
+    return WindowKind.MICROBATCH if thetas > 0 and draws >= 2 * thetas else WindowKind.BURST
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradnoise.collector._recording.records import Draw, DrawsAt, ReferenceAt, WindowEnd, window_id
+from gradnoise.collector._recording.records import Draw, DrawsAt, ReferenceAt, WindowEnd, kind_of_burst, window_id
 from gradnoise.collector._recording.refusals import RefusedInputError
 from gradnoise.wire import WindowKind
 
@@ -62,10 +62,9 @@ class _Window:
 
     @property
     def end(self) -> WindowEnd:
-        kind = WindowKind.MICROBATCH if self.thetas and self.draws >= 2 * len(self.thetas) else WindowKind.BURST
         return WindowEnd(
             self.number,
-            WindowKind.PROBE if self.probe else kind,
+            WindowKind.PROBE if self.probe else kind_of_burst(self.draws, len(self.thetas)),
             self.first_step,
             self.last_step,
             max(self.steps * self.widest, self.draws),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradnoise.collector._recording.records import WindowEnd, window_id
+from gradnoise.collector._recording.records import WindowEnd, kind_of_burst, window_id
 from gradnoise.wire import WindowKind
 
 if TYPE_CHECKING:
@@ -48,11 +48,9 @@ class Burst:
 
     def end(self, origin: Origin) -> WindowEnd:
         """Return what closes the window."""
-        # A skipped step now and then (an overflow under a loss scaler) does not make microbatches of a burst.
-        many = self.thetas > 0 and self.draws >= 2 * self.thetas
         return WindowEnd(
             self.window,
-            WindowKind.MICROBATCH if many else WindowKind.BURST,
+            kind_of_burst(self.draws, self.thetas),
             self.first_step,
             self.last_step,
             max(self.declared, self.draws),
