@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gradnoise.collector._taps.copy import to_host
+from gradnoise.collector._taps.copy import joined_to_host
 from gradnoise.collector._taps.gather import Gatherer, UnsupportedGradientError
 from gradnoise.collector._taps.optimizers import grad_scale_of
 
@@ -99,9 +99,8 @@ class ClipMeter:
         left = [self._left[number] for number in held]
         factors = [scale, grad_scale_of(optimizer)]
         device = left[0].device
-        scales = [factor.reshape(1).to(device, non_blocking=True) for factor in factors if factor is not None]
-        pieces = [*left, *held.values(), *scales]
-        fetch = to_host(torch.cat(pieces).to(torch.float32))
+        scales = [f.reshape(1).to(device, non_blocking=True, copy=True) for f in factors if f is not None]
+        fetch = joined_to_host([*left, *held.values(), *scales])
         size = sum(piece.numel() for piece in left)
 
         def factor() -> float | None:

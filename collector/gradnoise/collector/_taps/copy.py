@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["is_captured", "to_device", "to_host"]
+__all__ = ["is_captured", "joined_to_host", "to_device", "to_host"]
 
 _PATIENCE = 10.0  # seconds until a device that delivers nothing is asked why
 _LOOK = 0.001  # seconds between two looks at what it delivers
@@ -43,6 +43,17 @@ def to_host(values: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
         return _from_cuda(values)
     array: NDArray[np.float32] = values.cpu().numpy()
     return lambda: array
+
+
+def joined_to_host(pieces: Sequence[torch.Tensor]) -> Callable[[], NDArray[np.float32]]:
+    """As :func:`to_host` of 1-d tensors of one device, one after another, as float32.
+
+    None of them may be written into afterwards. On the CPU they are joined where the array is asked for: not by the
+    training, whose caches are full of other things.
+    """
+    if pieces[0].device.type == "cpu":
+        return lambda: torch.cat(list(pieces)).to(torch.float32).numpy()
+    return to_host(torch.cat(list(pieces)).to(torch.float32))
 
 
 def _from_cuda(values: torch.Tensor) -> Callable[[], NDArray[np.float32]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gradnoise.collector._recording.records import Draw
-from gradnoise.collector._taps.copy import to_device, to_host
+from gradnoise.collector._taps.copy import joined_to_host, to_device, to_host
 from gradnoise.collector._taps.groups import is_dtensor
 from gradnoise.collector._taps.sparse import SparseLayout
 
@@ -67,6 +67,8 @@ class Gatherer:
         self._layouts: list[_Layout | None] = [None] * len(groups)
         self._sparse: dict[int, SparseLayout] = {}
         self._devices: set[torch.device] = set()
+        self._drawn: list[int] = []  # groups of the last draw, and as they are recorded:
+        self._codes = np.array([], np.int16)
 
     def pick(self, number: int, gradient: torch.Tensor) -> torch.Tensor:
         """Return a new 1-d tensor of the gradient's values at the coordinates of group ``number``.
@@ -140,17 +142,22 @@ class Gatherer:
             fingerprint: samples of the parameters, appended unscaled.
         """
         numbers = sorted(parts)
+        if numbers != self._drawn:
+            self._drawn, self._codes = numbers, np.array(numbers, np.int16)
         pieces = [parts[number] for number in numbers]
         if len(self._devices) == 1 and all(mark.device in self._devices for mark in fingerprint):
-            values = torch.cat([*pieces, *fingerprint]).to(torch.float32)
-            if scale is not None:
-                picked = values.numel() - sum(mark.numel() for mark in fingerprint)
+            size = sum([piece.numel() for piece in (*pieces, *fingerprint)])
+            if scale is None:
+                fetch = joined_to_host([*pieces, *fingerprint])
+            else:
+                values = torch.cat([*pieces, *fingerprint]).to(torch.float32)
+                picked = size - sum(mark.numel() for mark in fingerprint)
                 values[:picked].div_(scale.to(values.device, non_blocking=True))
-            fetch, size = to_host(values), values.numel()
+                fetch = to_host(values)
         else:
             fetch, size = _from_many(pieces, scale, fingerprint)
         marks = sum(mark.numel() for mark in fingerprint)
-        return Draw(np.array(numbers, np.int16), fetch, 4 * size, marks)
+        return Draw(self._codes, fetch, 4 * size, marks)
 
 
 def _divided(piece: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from gradnoise.collector._recording.records import WindowEnd, window_id
@@ -63,6 +64,10 @@ class Probing:
     def due(self, theta: int) -> bool:
         """Whether a probe comes after this many updates."""
         return self._probe is not None and theta % self._probe.every == 0
+
+    def after(self, theta: int) -> float:
+        """Return the number of updates at which the next probe comes; infinity if none does."""
+        return math.inf if self._probe is None else theta - theta % self._probe.every + self._probe.every
 
     def run(self, theta: int) -> None:
         """Run a probe; where the dump has no room for one, say that it is skipped."""

@@ -120,11 +120,13 @@ class Taps:
         self.forwards = 0
         self._paused = False
         self._stopped = False
+        self._captures = False  # CUDA graphs, perhaps
         self._passes: dict[int, BackwardPass] = {}  # by graph task
         self._unended: int | None = None
         self._opening = threading.Lock()
         self._window: Burst | None = None
         self._skipped_until = 0
+        self._idle_until: float = 0  # an update of a theta below is only counted
         self._outcomes = Outcomes()
         self._divisor: float | None = None  # of the draws that were handed over last
         self._at = AtTheta()
@@ -157,6 +159,10 @@ class Taps:
             self._on_update(optimizer, args, kwargs)
 
     def _on_update(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        # The training has filled the caches with other things: outside bursts each further line costs a microsecond.
+        if self._theta < self._idle_until and not (self._captures and is_capturing()):
+            self._theta += 1
+            return
         if self._paused or os.getpid() != self._pid:
             return
         try:
@@ -239,6 +245,7 @@ class Taps:
         if self._stopped or os.getpid() != self._pid:
             return
         try:
+            self._idle_until = 0  # the row is finished at the next update
             self._steps.log(
                 self._theta,
                 armed=self._listener.armed,
@@ -279,7 +286,7 @@ class Taps:
         """Start on the present theta: arm the hooks where a burst begins, remove them where it ended."""
         phase = self._theta % self._sampling.every
         if phase >= self._sampling.burst or self._theta < self._skipped_until:
-            self._disarm()
+            self._rest(phase)
             return
         self.forwards = 0
         if self._window is not None:
@@ -306,6 +313,16 @@ class Taps:
         if model is not None:
             self._listener.begin(model, self._theta)
             self._clip.arm(self._listener.parameters)
+
+    def _rest(self, phase: int) -> None:
+        """Be idle until the next burst or probe; a row of the last step keeps it awake for one more."""
+        self._disarm()
+        if not self._steps:
+            due = self._theta - phase + self._sampling.every
+            if phase < self._sampling.burst:
+                due = min(due, self._skipped_until)
+            self._idle_until = min(due, self._probing.after(self._theta)) - 1
+            self._captures = torch.cuda.is_initialized()
 
     def _disarm(self) -> None:
         if self._listener.armed:
@@ -506,6 +523,7 @@ class Taps:
     def _stop(self, caller: Caller = Caller.ELSEWHERE) -> None:
         """Take every hook off; inside a backward pass, where a hook may be running, at the next update."""
         self._stopped = True
+        self._idle_until = 0
         self._window = None
         self._steps.clear()
         self._passes.clear()
