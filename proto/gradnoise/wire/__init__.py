@@ -5,6 +5,16 @@ own) and table, numbered segments ``<table>-<producer>-<number>.arrow``. See :mo
 tables that an analysis returns.
 """
 
+from gradnoise.wire._columns import completed
+from gradnoise.wire._curvature import (
+    CurvatureKind,
+    CurvatureRow,
+    Mode,
+    Order,
+    ProductMethod,
+    curvature_batch,
+    curvature_rows,
+)
 from gradnoise.wire._errors import (
     CorruptBatchError,
     NotADumpError,
@@ -37,14 +47,19 @@ __all__ = [
     "SCHEMA_VERSION",
     "SUPPORTED_VERSIONS",
     "CorruptBatchError",
+    "CurvatureKind",
+    "CurvatureRow",
     "Dump",
     "DumpWriter",
     "Front",
     "Group",
+    "Mode",
     "NotADumpError",
+    "Order",
     "Place",
     "Problem",
     "ProblemKind",
+    "ProductMethod",
     "Recovery",
     "RunExistsError",
     "RunInfo",
@@ -59,7 +74,10 @@ __all__ = [
     "WindowKind",
     "WireError",
     "check_run_id",
+    "completed",
     "create_dump",
+    "curvature_batch",
+    "curvature_rows",
     "fronts",
     "pack",
     "producer_is_alive",

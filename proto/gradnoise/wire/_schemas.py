@@ -3,6 +3,10 @@
 Readers accept every version up to :data:`SCHEMA_VERSION`; a newer one is refused by name. Columns are only ever
 added, nullable, at the end: what reads a column of a later version takes its absence for null. A reader ignores files
 of tables it does not know, so that a new table is no new version.
+
+Of version 2 any nullable column may be absent, the others keeping their order; who reads takes its absence for null
+(:func:`gradnoise.wire.completed` puts it back). An empty column would cost its width a row, whatever it holds. So the
+segments of one table may differ in their columns; each has those of its first batch.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ class Table(StrEnum):
     DRAWS = "draws"
     REFERENCE = "reference"
     SKETCHES = "sketches"
+    CURVATURE = "curvature"
     STEPS = "steps"
     EVENTS = "events"
     WINDOWS = "windows"
@@ -32,12 +37,14 @@ class WindowKind(StrEnum):
     """How the draws of a window came about, as the column ``kind`` of the table ``windows`` says it.
 
     ``BURST``: one draw a theta, over consecutive steps of the training. ``PROBE``: extra minibatches at one frozen
-    theta. ``MICROBATCH``: the draws of a training that accumulates gradients, several at each theta.
+    theta. ``MICROBATCH``: the draws of a training that accumulates gradients, several at each theta. ``CURVATURE``: no
+    draws at sampled coordinates, but measurements of the curvature at one theta, with noise on their own directions.
     """
 
     BURST = "burst"
     PROBE = "probe"
     MICROBATCH = "microbatch"
+    CURVATURE = "curvature"
 
 
 class Scope(StrEnum):
@@ -61,7 +68,19 @@ def _field(name: str, kind: pa.DataType, text: str, *, null: bool = False) -> pa
     return pa.field(name, kind, nullable=null, metadata={"description": text})
 
 
-_WINDOW = _field("window", pa.int64(), "window id, unique within a producer: 2 * first step + (1 for a probe)")
+def _reals(name: str, text: str) -> pa.Field:
+    """Return a nullable column of lists of numbers."""
+    return _field(name, pa.list_(_REAL), text, null=True)
+
+
+_REAL = pa.field("item", pa.float64(), nullable=False)
+_WHOLE = pa.field("item", pa.int64(), nullable=False)
+_TEXTS = pa.list_(pa.field("item", pa.utf8(), nullable=False))
+_WINDOW = _field(
+    "window",
+    pa.int64(),
+    "window id, unique within a producer: 2 * first step + (1 for a probe); -1 - step for curvature",
+)
 _THETA = _field("theta", pa.int64(), "parameter updates since attach; equal theta means equal parameters")
 _STEP = _field("step", pa.int64(), "optimiser step being taken, from 0")
 
@@ -99,6 +118,56 @@ _SCHEMAS: dict[Table, pa.Schema] = {
             _field("counts", pa.list_(pa.field("item", pa.uint32(), nullable=False)), "how often, one a cell"),
             _field("inexact", pa.int64(), "values that are no bfloat16 numbers and were truncated to one"),
             _field("same_theta", pa.bool_(), "both draws of the pair are of one theta"),
+        ]
+    ),
+    Table.CURVATURE: pa.schema(
+        [
+            _WINDOW,
+            _THETA,
+            _STEP,
+            _field("part", pa.utf8(), "which parameters: a pattern of group names, '*' for the whole model"),
+            _field("kind", pa.utf8(), "hessian, gauss_newton, sharpness or barrier"),
+            _field("dimension", pa.int64(), "parameters in the part: d"),
+            _field(
+                "method", pa.utf8(), "of the products: double_backward or finite_differences; loss without products"
+            ),
+            _field("mode", pa.utf8(), "of the modules: eval, train, or as_is"),
+            _field("loss", pa.float64(), "F, the mean loss over the data, at theta"),
+            _field("examples", pa.int64(), "examples behind the loss; null where unknown", null=True),
+            _field("minibatches", pa.int32(), "minibatches of one pass over the data"),
+            _field("products", pa.int64(), "products with the matrix H that were taken"),
+            _field("seconds", pa.float64(), "wall time of the measurement"),
+            _field("notes", _TEXTS, "what the measurement says of itself"),
+            _reals("eigenvalues", "lambda_i, in the order that column order says"),
+            _reals("residuals", "|H v_i - lambda_i v_i|, one an eigenvalue; |v_i| = 1"),
+            _field(
+                "order", pa.utf8(), "algebraic (largest first) or magnitude (largest absolute value first)", null=True
+            ),
+            _field("draws", pa.int32(), "minibatch gradients g_k taken as draws", null=True),
+            _field("batch_size", pa.int32(), "examples in the minibatch of a draw; null where unknown", null=True),
+            _field("sampling", pa.utf8(), "of the draws: epoch (minibatches of whole passes), independent", null=True),
+            _field(
+                "replacement", pa.bool_(), "examples of a minibatch drawn with replacement; null if unknown", null=True
+            ),
+            _reals("gram", "u_i . u_j of the noise u_k = grad F - g_k: upper triangle with diagonal, row by row"),
+            _reals("projections", "u_k . v_i, row by row: draws x eigenvalues"),
+            _reals("quadratic", "u_k . H u_k, one a draw"),
+            _field("gradient_norm2", pa.float64(), "|grad F|^2", null=True),
+            _field("gradient_quadratic", pa.float64(), "grad F . H grad F", null=True),
+            _reals("gradient_projections", "grad F . v_i, one an eigenvalue"),
+            _reals("trace_samples", "z . H z, one a probe vector z of independent signs, made orthogonal to the v_i"),
+            _reals("square_samples", "|H z|^2, one a probe vector"),
+            _reals("density_nodes", "Lanczos quadrature from the first probe vectors: nodes, density_steps a vector"),
+            _reals("density_weights", "weights of the nodes; those of a vector sum to 1"),
+            _field("density_steps", pa.int32(), "nodes a vector", null=True),
+            _field(
+                "coordinates", pa.list_(_WHOLE), "of the dense blocks: ascending flat indices in the part", null=True
+            ),
+            _reals("block", "H at those coordinates, row by row"),
+            _reals("block_noise", "u_k at those coordinates, row by row: draws x coordinates"),
+            _field("radius", pa.float64(), "sharpness: standard deviation of each parameter's change", null=True),
+            _reals("positions", "barrier: places on the segment, 0 its begin and 1 its end"),
+            _reals("losses", "sharpness: F(theta + epsilon), one a draw of epsilon; barrier: F at the positions"),
         ]
     ),
     Table.STEPS: pa.schema(
@@ -171,8 +240,13 @@ def schema(table: Table, version: int = SCHEMA_VERSION) -> pa.Schema:
 
 
 def version_of(table: Table, found: pa.Schema) -> int | None:
-    """Return the latest supported version at which ``table`` has exactly the schema ``found``; None if none."""
+    """Return the version at which ``table`` may have the schema ``found``; None if it is none of the table's.
+
+    It is the latest version with exactly these columns, or else version 2 where only nullable columns are absent.
+    """
     for version in sorted(SUPPORTED_VERSIONS, reverse=True):
         if found.equals(schema(table, version), check_metadata=False):
             return version
-    return None
+    present = set(found.names)
+    allowed = pa.schema([field for field in schema(table) if not field.nullable or field.name in present])
+    return SCHEMA_VERSION if found.equals(allowed, check_metadata=False) else None

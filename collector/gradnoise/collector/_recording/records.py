@@ -25,6 +25,7 @@ __all__ = [
     "SketchAt",
     "StepRow",
     "WindowEnd",
+    "curvature_window_id",
     "kind_of_burst",
     "window_id",
 ]
@@ -38,6 +39,11 @@ Values = Callable[[], NDArray[np.float32]]
 def window_id(first_step: int, *, probe: bool) -> int:
     """Return the id of the window that begins at ``first_step``."""
     return 2 * first_step + int(probe)
+
+
+def curvature_window_id(step: int) -> int:
+    """Return the id of the window that holds what was measured of the curvature at ``step``."""
+    return -1 - step
 
 
 def kind_of_burst(draws: int, thetas: int) -> WindowKind:
