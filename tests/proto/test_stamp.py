@@ -50,7 +50,7 @@ def test_crc_of_a_slice_is_the_crc_of_its_copy(start: int, length: int) -> None:
         for field in batch.schema
     ]
     copy = pa.RecordBatch.from_arrays(columns, schema=batch.schema)
-    assert content_crc(7, part) == content_crc(7, copy)
+    assert content_crc(Table.DRAWS, 7, part) == content_crc(Table.DRAWS, 7, copy)
     stamped = Stamped.of(Table.DRAWS, 7, part)
     assert unpack(Table.DRAWS, pack(stamped)).batch.equals(copy)
 
@@ -63,10 +63,10 @@ def test_crc_depends_on_sequence_values_and_group_names() -> None:
         pa.DictionaryArray.from_arrays(batch.column("group").indices, pa.array(["a.weight", "b.bias"])),
     )
     crcs = {
-        content_crc(0, batch),
-        content_crc(1, batch),
-        content_crc(0, draws_batch([0], seed=1)),
-        content_crc(0, renamed),
+        content_crc(Table.DRAWS, 0, batch),
+        content_crc(Table.DRAWS, 1, batch),
+        content_crc(Table.DRAWS, 0, draws_batch([0], seed=1)),
+        content_crc(Table.DRAWS, 0, renamed),
     }
     assert len(crcs) == 4
 

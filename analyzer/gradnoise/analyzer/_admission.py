@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from gradnoise.wire import Table
+from gradnoise.wire import Table, completed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,9 +79,7 @@ def _sketches(batch: pa.RecordBatch) -> str | None:
 
 
 def _windows(batch: pa.RecordBatch) -> str | None:
-    if "job" not in batch.schema.names:
-        return None
-    for row in batch.select(["job", "rank", "world_size"]).to_pylist():
+    for row in completed(Table.WINDOWS, batch).select(["job", "rank", "world_size"]).to_pylist():
         job, rank, world_size = row["job"], row["rank"], row["world_size"]
         if job is not None and len(job) > _LONGEST_JOB:
             return f"a job's id has {len(job)} characters: at most {_LONGEST_JOB}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradnoise.analyzer.ranks import joined, meeting, together
 from gradnoise.analyzer.windows import ClosedWindow, GroupDraws, Reference, SketchRow, Window
-from gradnoise.wire import Place, Table
+from gradnoise.wire import Place, Table, completed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -61,12 +61,13 @@ class _Builder:
         selected = stamped.batch.column("window").to_numpy() == window
         if not selected.any():
             return
+        batch = completed(stamped.table, stamped.batch)
         if stamped.table is Table.DRAWS:
-            self._add_draws(stamped.batch, selected)
+            self._add_draws(batch, selected)
         elif stamped.table is Table.REFERENCE:
-            self._add_reference(stamped.batch, np.flatnonzero(selected))
+            self._add_reference(batch, np.flatnonzero(selected))
         elif stamped.table is Table.SKETCHES:
-            self._add_sketches(stamped.batch, np.flatnonzero(selected))
+            self._add_sketches(batch, np.flatnonzero(selected))
 
     def _add_draws(self, batch: pa.RecordBatch, selected: NDArray[np.bool_]) -> None:
         group = batch.column("group")
@@ -95,7 +96,7 @@ class _Builder:
                 row["kind"],
                 values.copy(),
                 row["norm2"],
-                row.get("minibatches"),
+                row["minibatches"],
                 row["dataset_size"],
                 row["replacement"],
             )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradnoise.wire import Table, completed
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -46,7 +48,8 @@ class ClosedWindow:
     @classmethod
     def of(cls, run: str, producer: str, batch: pa.RecordBatch) -> list[ClosedWindow]:
         """Return the windows that a batch of the ``windows`` table closes."""
-        return [cls(run, producer, **{name: row.get(name) for name in _COLUMNS}) for row in batch.to_pylist()]
+        rows = completed(Table.WINDOWS, batch).to_pylist()
+        return [cls(run, producer, **{name: row[name] for name in _COLUMNS}) for row in rows]
 
     @property
     def key(self) -> tuple[str, str, int]:

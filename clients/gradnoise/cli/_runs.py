@@ -91,12 +91,12 @@ def _show_dump(path: Path, *, as_json: bool) -> int:
 
 def _events(dump: Dump) -> list[dict[str, Any]]:
     """One row for each kind of event, in the words of the first."""
-    from gradnoise.wire import Table
+    from gradnoise.wire import Table, completed
 
     found: dict[str, dict[str, Any]] = {}
     for producer in dump.producers():
         for each in dump.batches(Table.EVENTS, producer):
-            for row in each.batch.to_pylist():
+            for row in completed(Table.EVENTS, each.batch).to_pylist():
                 first = {
                     "event": row["kind"],
                     "times": 0,

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from gradnoise.wire._errors import CorruptBatchError, SyncError, UnknownSchemaVersionError
+from gradnoise.wire._errors import CorruptBatchError, SyncError, UnknownSchemaVersionError, WireError
 from gradnoise.wire._flatbuffer import body_length
-from gradnoise.wire._schemas import SCHEMA_VERSION, SUPPORTED_VERSIONS, Table, schema
+from gradnoise.wire._schemas import SUPPORTED_VERSIONS, Table, schema, version_of
 from gradnoise.wire._stamp import Stamped, check
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class _Sink:
 
 
 class SegmentWriter:
-    """Appends stamped batches to a new segment.
+    """Appends stamped batches to a new segment, which has the columns of the first of them.
 
     A write error (:class:`OSError`) leaves the file readable up to the last whole batch; the writer is then unusable.
 
@@ -124,28 +124,21 @@ class SegmentWriter:
         directory: where the segment lies.
         segment: its name.
         run: the run id.
-        version: schema version of its batches.
 
     Raises:
         FileExistsError: the segment exists already.
     """
 
-    def __init__(self, directory: Path, segment: Segment, run: str, *, version: int = SCHEMA_VERSION) -> None:
+    def __init__(self, directory: Path, segment: Segment, run: str) -> None:
         self.segment = segment
+        self._run = run
         self._directory = directory
         self._path = segment.path(directory, sealed=False)
-        metadata = {
-            _VERSION_KEY: b"%d" % version,
-            b"gradnoise.run": run.encode(),
-            b"gradnoise.table": segment.table.encode(),
-            b"gradnoise.producer": segment.producer.encode(),
-        }
-        self._schema = schema(segment.table, version).with_metadata(metadata)
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._sink = _Sink(self._fd)
         self._file = pa.PythonFile(self._sink, mode="w")
-        # Arrow writes the schema together with the first batch.
-        self._writer = pa.ipc.new_file(self._file, self._schema)
+        self._schema: pa.Schema | None = None
+        self._writer: pa.RecordBatchFileWriter | None = None
         self._dictionaries: list[pa.Array] | None = None
 
     @property
@@ -155,22 +148,54 @@ class SegmentWriter:
 
     def accepts(self, batch: pa.RecordBatch) -> bool:
         """Whether the batch has this segment's schema and dictionaries: the file layout allows one set only."""
-        if not batch.schema.equals(self._schema, check_metadata=False):
+        if self._schema is not None and not batch.schema.equals(self._schema, check_metadata=False):
             return False
         return self._dictionaries is None or all(
             old.equals(new) for old, new in zip(self._dictionaries, _dictionaries(batch), strict=True)
         )
 
     def append(self, stamped: Stamped) -> Place:
-        """Write one batch; return where it lies."""
+        """Write one batch; return where it lies.
+
+        Raises:
+            WireError: its columns are not those of the segment, or not of the table; nothing was written.
+        """
+        writer, columns = self._begun(stamped.batch.schema)
+        if not stamped.batch.schema.equals(columns, check_metadata=False):
+            raise WireError(
+                f"{self._path.name} has the columns {columns.names}, the batch {stamped.batch.schema.names}: "
+                "begin another segment"
+            )
         # What decoding needs (schema, dictionaries) belongs to the first batch's place.
         begin = _STREAM_START if self._dictionaries is None else self._sink.size
-        batch = stamped.batch.replace_schema_metadata(self._schema.metadata)
-        self._writer.write_batch(batch, custom_metadata=stamped.custom_metadata())
+        batch = stamped.batch.replace_schema_metadata(columns.metadata)
+        writer.write_batch(batch, custom_metadata=stamped.custom_metadata())
         self._sink.commit()
         if self._dictionaries is None:
             self._dictionaries = _dictionaries(batch)
         return Place(self.segment, begin, self._sink.size)
+
+    def _begun(self, found: pa.Schema) -> tuple[pa.RecordBatchFileWriter, pa.Schema]:
+        """Return the Arrow writer and its schema; the first call says which of the table's columns there are."""
+        if self._writer is None or self._schema is None:
+            table = self.segment.table
+            version = version_of(table, found)
+            if version is None:
+                raise WireError(
+                    f"columns {found.names} are not those of the table {table.value!r}: expected "
+                    f"{schema(table).names} with their types, of which only nullable ones may be absent"
+                )
+            metadata = {
+                _VERSION_KEY: b"%d" % version,
+                b"gradnoise.run": self._run.encode(),
+                b"gradnoise.table": table.encode(),
+                b"gradnoise.producer": self.segment.producer.encode(),
+            }
+            described = schema(table, version)
+            self._schema = pa.schema([described.field(name) for name in found.names], metadata)
+            # Arrow writes the schema together with the first batch.
+            self._writer = pa.ipc.new_file(self._file, self._schema)
+        return self._writer, self._schema
 
     def sync(self) -> None:
         """Force what was written to the disk: fdatasync, or fsync on a system without it (macOS).
@@ -190,7 +215,8 @@ class SegmentWriter:
             OSError: the segment stays readable as an open one; the writer is closed.
         """
         try:
-            self._writer.close()
+            writer, _ = self._begun(schema(self.segment.table))
+            writer.close()
             self._sink.commit()
             self.sync()
         finally:

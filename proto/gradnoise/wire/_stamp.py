@@ -2,7 +2,8 @@
 
 The CRC covers the *logical* content (sequence, row count, validity, offsets and values of every column in
 schema order, dictionaries included), not the padding, so that it is the same whichever Arrow version wrote the
-batch. It lives with the sequence number in the message's ``custom_metadata``.
+batch. Where columns are absent it covers the names of the others too: nothing else tells one from its neighbour. It
+lives with the sequence number in the message's ``custom_metadata``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from gradnoise.wire._errors import CorruptBatchError
 from gradnoise.wire._flatbuffer import body_length, is_compressed
-from gradnoise.wire._schemas import Table, schema, version_of
+from gradnoise.wire._schemas import SUPPORTED_VERSIONS, Table, schema, version_of
 
 __all__ = ["Stamped", "content_crc", "pack", "unpack"]
 
@@ -35,7 +36,7 @@ class Stamped:
     @classmethod
     def of(cls, table: Table, sequence: int, batch: pa.RecordBatch) -> Stamped:
         """Stamp a batch that has the table's schema."""
-        return cls(table, sequence, content_crc(sequence, batch), batch)
+        return cls(table, sequence, content_crc(table, sequence, batch), batch)
 
     def custom_metadata(self) -> dict[bytes, bytes]:
         """Return the message metadata that carries the stamp."""
@@ -83,9 +84,12 @@ def _array_crc(array: pa.Array, crc: int) -> int:
     return zlib.crc32(_buffer(array, 1, array.offset * width, len(array) * width), crc)
 
 
-def content_crc(sequence: int, batch: pa.RecordBatch) -> int:
-    """Return the CRC32 that binds ``sequence`` to the content of ``batch``."""
+def content_crc(table: Table, sequence: int, batch: pa.RecordBatch) -> int:
+    """Return the CRC32 that binds ``sequence`` to the content of ``batch``, a batch of ``table``."""
     crc = zlib.crc32(struct.pack("<qq", sequence, batch.num_rows))
+    names = batch.schema.names
+    if all(names != schema(table, version).names for version in SUPPORTED_VERSIONS):
+        crc = zlib.crc32("\0".join(names).encode(), crc)
     for column in batch.columns:
         crc = _array_crc(column, crc)
     return crc
@@ -97,11 +101,7 @@ def check(table: Table, batch: pa.RecordBatch, metadata: pa.KeyValueMetadata | N
     Raises:
         CorruptBatchError: naming which of them failed.
     """
-    expected = schema(table)
-    if version_of(table, batch.schema) is None:
-        raise CorruptBatchError(
-            f"batch of table {table.value!r} has another schema: expected {expected.names} with their types"
-        )
+    _check_schema(table, batch.schema, "batch of")
     try:
         batch.validate(full=True)
         for index, kind in enumerate(batch.schema.types):
@@ -117,13 +117,22 @@ def check(table: Table, batch: pa.RecordBatch, metadata: pa.KeyValueMetadata | N
             f"batch of table {table.value!r} carries no readable {_SEQUENCE.decode()} and {_CRC.decode()}: "
             "it was not written by gradnoise, or its message metadata is damaged"
         ) from error
-    actual = content_crc(sequence, batch)
+    actual = content_crc(table, sequence, batch)
     if actual != crc:
         raise CorruptBatchError(
             f"batch {sequence} of table {table.value!r} has CRC32 {actual:08x}, its message says {crc:08x}: "
             "the bytes were changed after they were written"
         )
     return Stamped(table, sequence, crc, batch)
+
+
+def _check_schema(table: Table, found: pa.Schema, what: str) -> None:
+    if version_of(table, found) is None:
+        fields = [f"{field.name}?" if field.nullable else field.name for field in schema(table)]
+        raise CorruptBatchError(
+            f"{what} table {table.value!r} has another schema: columns {found.names[:20]}; expected {fields} with "
+            "their types, in this order (only those with ? may be absent)"
+        )
 
 
 def pack(stamped: Stamped) -> bytes:
@@ -144,10 +153,7 @@ def unpack(table: Table, payload: bytes) -> Stamped:
     try:
         with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
             # The schema is held against the allowed one before any batch is decoded.
-            if version_of(table, reader.schema) is None:
-                raise CorruptBatchError(
-                    f"payload for table {table.value!r} has another schema: expected {schema(table).names}"
-                )
+            _check_schema(table, reader.schema, "payload for")
             batch, metadata = reader.read_next_batch_with_custom_metadata()
             try:
                 reader.read_next_batch()

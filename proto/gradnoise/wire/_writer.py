@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gradnoise.wire._errors import RunExistsError, WireError
 from gradnoise.wire._run import RunInfo
-from gradnoise.wire._schemas import SCHEMA_VERSION, Table, version_of
+from gradnoise.wire._schemas import Table
 from gradnoise.wire._segment import Place, Segment, SegmentWriter
 from gradnoise.wire._stamp import Stamped
 
@@ -121,8 +121,7 @@ class TableLog:
             writer = None
         if writer is None:
             segment = Segment(self._table, self._producer, self._next_segment)
-            version = version_of(self._table, stamped.batch.schema) or SCHEMA_VERSION
-            writer = SegmentWriter(self._directory, segment, self._run, version=version)
+            writer = SegmentWriter(self._directory, segment, self._run)
             self._next_segment += 1
             self._writer = writer
         try:
