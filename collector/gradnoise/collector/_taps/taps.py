@@ -7,45 +7,41 @@ registered at the start of each burst and removed after it, so that a step outsi
 from __future__ import annotations
 
 import os
-import threading
 import weakref
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.autograd import Variable
 
-from gradnoise.collector._recording.records import DrawsAt, SketchAt
-from gradnoise.collector._recording.sink import AMBIGUOUS
-from gradnoise.collector._taps.backward_pass import BackwardPass
-from gradnoise.collector._taps.burst import Burst
-from gradnoise.collector._taps.clip import ClipMeter
+from gradnoise.collector._taps.complaints import Complaints
 from gradnoise.collector._taps.copy import is_captured
-from gradnoise.collector._taps.dynamo import in_compiled_autograd, uncompiled
+from gradnoise.collector._taps.dynamo import uncompiled
 from gradnoise.collector._taps.gather import Gatherer, UnsupportedGradientError
+from gradnoise.collector._taps.handover import Handover
 from gradnoise.collector._taps.hooks import LeafHooks
+from gradnoise.collector._taps.interludes import Interludes
 from gradnoise.collector._taps.listener import Listener
-from gradnoise.collector._taps.norms import norm_of, squared
+from gradnoise.collector._taps.measures import Measures
 from gradnoise.collector._taps.optimizers import Caller, OptimizerHooks, has_closure, is_capturing
 from gradnoise.collector._taps.origin import averages_gradients, processes_averaged
+from gradnoise.collector._taps.passes import BackwardPass, Passes
 from gradnoise.collector._taps.probing import Probing
-from gradnoise.collector._taps.scale import LossScale, Outcomes
-from gradnoise.collector._taps.selfcheck import SelfCheck
+from gradnoise.collector._taps.scale import LossScale
+from gradnoise.collector._taps.schedule import Schedule
 from gradnoise.collector._taps.sentinels import Sentinels
 from gradnoise.collector._taps.shards import ShardHooks
-from gradnoise.collector._taps.sketch import Sketcher, rescaled
+from gradnoise.collector._taps.standing import Standing
 from gradnoise.collector._taps.steps import Steps
 from gradnoise.collector._taps.theta import DRAWS_PER_THETA, AtTheta
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch.optim.optimizer import Optimizer
 
     from gradnoise.collector._config import Probe, Sampling
     from gradnoise.collector._recording.records import Origin
     from gradnoise.collector._recording.sink import Sink
+    from gradnoise.collector._taps.burst import Burst
 
 __all__ = ["Taps"]
 
@@ -80,60 +76,47 @@ class Taps:
     ) -> None:
         self._model = weakref.ref(model)
         self._sink = sink
-        self._sampling = sampling
         groups = sink.info.groups
-        self._names = [group.name for group in groups]
+        self._complaints = Complaints([group.name for group in groups], sink)
         self._origin = origin
         self._gatherer = Gatherer(groups)
         self._sentinels = Sentinels(groups)
         self._scale = LossScale(scaler, sink)
-        self._averaged = averages_gradients(model)
-        self._processes = processes_averaged(model)
-        # What lies in .grad is laid out in another way than what arrives there, and each gatherer knows one layout.
-        self._check = SelfCheck(Gatherer(groups), self._names, sink)
-        self._clip = ClipMeter(groups)
-        if self._averaged:
-            self._check.stop()
-        self._sketcher = Sketcher() if sampling.sketch else None
-        self._measures = sampling.norms or sampling.sketch
+        self._measures = Measures(sampling, self._scale)
         self._shards = ShardHooks(self._gatherer.pick, self._on_gradient, self._unsupported, self._fail)
-        hooks = LeafHooks(
-            {group.name: (number, group.shape) for number, group in enumerate(groups)},
-            self._on_gradient,
-            self,
-            self._shards,
-        )
+        numbers = {group.name: (number, group.shape) for number, group in enumerate(groups)}
+        hooks = LeafHooks(numbers, self._on_gradient, self, self._shards)
         self._listener = Listener(groups, hooks, sink)
-        self._probing = Probing(
-            probe,
-            self._model,
-            listener=self._listener,
-            gatherer=self._gatherer,
-            sink=sink,
-            sampling=sampling,
-            batch_size=batch_size,
-            scale=self._scale,
-            origin=origin,
+        averaged = averages_gradients(model)
+        self._standing = Standing(groups, self._listener, self._scale, sink, averaged=averaged)
+        self._interludes = Interludes(
+            Probing(
+                probe,
+                self._model,
+                listener=self._listener,
+                gatherer=self._gatherer,
+                sink=sink,
+                sampling=sampling,
+                batch_size=batch_size,
+                scale=self._scale,
+                origin=origin,
+            )
         )
+        self._schedule = Schedule(sampling, self._interludes)
         self._pid = os.getpid()
         self._theta = 0
         self.forwards = 0
         self._paused = False
         self._stopped = False
         self._captures = False  # CUDA graphs, perhaps
-        self._passes: dict[int, BackwardPass] = {}  # by graph task
-        self._unended: int | None = None
-        self._opening = threading.Lock()
+        self._passes = Passes(self._begin_pass, uncompiled(self._on_backward_end))
         self._window: Burst | None = None
-        self._skipped_until = 0
         self._idle_until: float = 0  # an update of a theta below is only counted
-        self._outcomes = Outcomes()
-        self._divisor: float | None = None  # of the draws that were handed over last
         self._at = AtTheta()
         self._steps = Steps(sink, batch_size)
+        self._handover = Handover(sink, self._steps, processes_averaged(model))
         after = uncompiled(self._on_update if optimizers else self._on_any_update)
         self._updates = OptimizerHooks(self._model, optimizers, uncompiled(self._before_update), after)
-        self._end_of_pass = uncompiled(self._on_backward_end)
         self.log = uncompiled(self._log)  # a loop may be compiled around it
         self._begin()
 
@@ -182,15 +165,11 @@ class Taps:
         try:
             if not self._updates.concerns(optimizer) or torch._C._current_graph_task_id() != -1 or is_capturing():
                 return
-            self._end_unended()
+            self._passes.end_unended()
             if has_closure(args, kwargs):
                 self._at.begin_step(self._listener.version, self.forwards)
-            elif self._at.draws and not self._averaged:
-                with torch.no_grad():
-                    factor = self._clip.at_step(optimizer, self._scale.tensor)
-                self._steps.at(self._theta).clip_factor = factor
-                if factor is not None and self._scale.tensor is None:
-                    self._check.at_step(self._theta, factor)
+            elif self._at.draws and not self._standing.averaged:
+                self._steps.at(self._theta).clip_factor = self._standing.before_step(self._theta, optimizer)
         except Exception as error:
             self._fail(error, Caller.BEFORE_STEP)
 
@@ -201,39 +180,30 @@ class Taps:
         try:
             # One graph task is one backward pass; reentrant ones and ones that raised have others.
             task = torch._C._current_graph_task_id()
-            under_way = self._passes.get(task)
+            under_way = self._passes.under_way.get(task)
             if under_way is None:
                 if is_captured(gradient):
-                    self._refuse_capture()
+                    self._complaints.captured(self._theta)
                     return
-                self._end_unended()
-                under_way = self._open(task)
-                if under_way is None:
+                self._passes.end_unended()
+                if os.getpid() != self._pid:
                     return
+                under_way = self._passes.open(task)
             values = self._gatherer.pick(number, gradient)
             if before is not None:
                 under_way.parts[number] = values - before
                 return  # nothing is known of the rest of it
             under_way.parts[number] = values
-            if self._measures:
-                self._measure(number, gradient, under_way)
+            if self._measures.wanted:
+                self._measures.take(number, gradient, under_way)
         except UnsupportedGradientError as error:
             self._unsupported(number, error)
         except Exception as error:
             self._fail(error)
 
-    def _measure(self, number: int, gradient: torch.Tensor, under_way: BackwardPass) -> None:
-        """Take what the sampling wants to know of the whole gradient."""
-        if self._sampling.norms:
-            norm = norm_of(gradient)
-            if norm is not None:
-                under_way.norms[number] = norm
-        if self._sketcher is not None:
-            self._sketcher.take(number, gradient, self._scale.tensor)
-
     def _on_backward_end(self, task: int) -> None:
         try:
-            under_way = self._passes.pop(task, None)
+            under_way = self._passes.pop(task)
             if under_way is not None:
                 with torch.no_grad():
                     self._take(under_way)
@@ -271,11 +241,11 @@ class Taps:
             self._stop()
             return
         try:
-            self._end_unended()
+            self._passes.end_unended()
             self._settle()
             self._end_window()
             self._steps.close()
-            self._probing.finish(self._theta)
+            self._interludes.finish(self._theta)
         except Exception as error:
             self._fail(error)
         self._stop()
@@ -284,27 +254,26 @@ class Taps:
 
     def _begin(self) -> None:
         """Start on the present theta: arm the hooks where a burst begins, remove them where it ended."""
-        phase = self._theta % self._sampling.every
-        if phase >= self._sampling.burst or self._theta < self._skipped_until:
-            self._rest(phase)
+        if not self._schedule.records(self._theta):
+            self._rest()
             return
         self.forwards = 0
         if self._window is not None:
             if self._listener.outdated:
                 self._listen()
         else:
-            burst = Burst(self._theta, self._theta, self._sampling.burst - phase)
+            burst = self._schedule.burst(self._theta)
             if self._sink.room():
                 self._arm(burst)
             else:
-                self._skipped_until = self._theta + burst.declared
+                self._schedule.skip(burst)
                 self._sink.end_window(burst.skipped(self._origin))
                 self._disarm()
 
     def _arm(self, burst: Burst) -> None:
         self._window = burst
         self._scale.forget()
-        self._outcomes = Outcomes()
+        self._handover.begin()
         self._updates.arm()
         self._listen()
 
@@ -312,51 +281,27 @@ class Taps:
         model = self._model()
         if model is not None:
             self._listener.begin(model, self._theta)
-            self._clip.arm(self._listener.parameters)
+            self._standing.arm()
 
-    def _rest(self, phase: int) -> None:
-        """Be idle until the next burst or probe; a row of the last step keeps it awake for one more."""
+    def _rest(self) -> None:
+        """Be idle until the next burst or interlude; a row of the last step keeps it awake for one more."""
         self._disarm()
         if not self._steps:
-            due = self._theta - phase + self._sampling.every
-            if phase < self._sampling.burst:
-                due = min(due, self._skipped_until)
-            self._idle_until = min(due, self._probing.after(self._theta)) - 1
+            self._idle_until = self._schedule.after(self._theta) - 1
             self._captures = torch.cuda.is_initialized()
 
     def _disarm(self) -> None:
         if self._listener.armed:
             self._listener.rest()
             self._updates.disarm()
-            self._clip.arm({})
+            self._standing.disarm()
 
-    def _open(self, task: int) -> BackwardPass | None:
-        """Begin a backward pass, at the first of its gradients; None in a forked child."""
-        if os.getpid() != self._pid:
-            return None
-        with self._opening, torch.no_grad():  # gradients of several devices come from several threads
-            under_way = self._passes.get(task)
-            if under_way is None:
-                if self._passes:  # one raised, or this one is inside another
-                    self._forget_sketch()
-                under_way = BackwardPass(cleared=self._clip.cleared, forwards=self.forwards, merged=self._shards.merged)
-                if not self._averaged:
-                    under_way.held = self._clip.before_pass()
-                if self._check.active:
-                    under_way.checks = self._check.before_pass(self._listener.parameters)
-                self._passes[task] = under_way
-                if in_compiled_autograd():
-                    self._unended = task  # nothing says when it ends
-                    under_way.checks = {}
-                else:
-                    Variable._execution_engine.queue_callback(partial(self._end_of_pass, task))
+    def _begin_pass(self) -> BackwardPass:
+        if self._passes.under_way:  # one raised, or this one is inside another
+            self._measures.forget()
+        under_way = BackwardPass(forwards=self.forwards, merged=self._shards.merged)
+        self._standing.before_pass(under_way)
         return under_way
-
-    def _end_unended(self) -> None:
-        """End the backward pass that compiled autograd ran, of whose end it did not tell."""
-        task, self._unended = self._unended, None
-        if task is not None:
-            self._on_backward_end(task)
 
     def _take(self, under_way: BackwardPass) -> None:
         """Take one finished backward pass."""
@@ -372,28 +317,22 @@ class Taps:
             merged=under_way.merged,
             again=under_way.cleared,
         ):
-            self._forget_sketch()
+            self._measures.forget()
             if not at.backwards:
-                self._ambiguous("an optimizer that changes the parameters before it evaluates the loss", 1)
+                self._complaints.ambiguous(
+                    self._theta, "an optimizer that changes the parameters before it evaluates the loss", 1
+                )
             return
         parts = under_way.parts
         if not parts:
             return
-        if not self._averaged:
-            self._clip.after_pass(under_way.held, parts)
-        if under_way.checks:
-            self._check.after_pass(self._theta, self._listener.parameters, under_way.checks, parts)
+        self._standing.after_pass(self._theta, under_way)
         if value is not None:
             self._steps.at(self._theta).loss_scale = value
         scale = self._scale.tensor
         draw = self._gatherer.draw(parts, scale=scale, fingerprint=self._sentinels.read(self._listener.parameters))
-        if under_way.norms:
-            draw = replace(draw, norms=squared(under_way.norms, draw.groups.tolist(), scale))
-        last = at.add(draw, self._sink.pending)
-        if self._sketcher is not None:
-            counts = self._sketcher.finish()
-            if counts is not None:
-                at.sketches.append((len(at.draws) - 1, counts))
+        last = at.add(self._measures.with_norms(draw, under_way.norms, scale), self._sink.pending)
+        self._measures.end_draw(at)
         if last:
             self._fill(len(at.draws))
 
@@ -404,63 +343,26 @@ class Taps:
         if self._theta == 0 and count >= DRAWS_PER_THETA:
             self._end_window()
             self._disarm()
-            self._sink.warn_once(
-                "no update",
-                "gradnoise saw %d backward passes and no optimizer.step(): recording waits for the first one. "
-                "Pass attach() the optimizer whose step() updates the model",
-                count,
-            )
+            self._complaints.no_update(count)
 
     def _settle(self) -> None:
         """Decide what the backward passes since the last update were, and hand over those that are draws."""
         at, window = self._at, self._window
         self._at = AtTheta()
-        raised = len(self._passes)
+        raised = self._passes.forget()
         if raised:
-            self._passes.clear()
-            self._forget_sketch()
+            self._measures.forget()
         if window is None or not at.backwards:
             return
         window.last_step = self._theta
         divisor = self._steps.settle(self._theta)
         doubt = at.doubt(self.forwards, raised, divisor)
         if doubt is not None:
-            self._forget_sketch()
-            self._ambiguous(doubt, at.backwards)
+            self._measures.forget()
+            self._complaints.ambiguous(self._theta, doubt, at.backwards)
             return
-        if not at.draws:
-            return
-        (merged,) = at.merged
-        if divisor is not None and merged > 1:  # a draw is the mean of the minibatches whose gradients came as one
-            divisor = None if divisor == merged else divisor / merged
-        first = window.draws - window.dropped  # index of the first of these draws, as the writer counts
-        item = DrawsAt(
-            window.window,
-            self._theta,
-            self._theta,
-            tuple(at.draws),
-            self._examples(merged),
-            divisor,
-            self._outcomes.settle(),
-        )
-        window.draws += len(at.draws)
-        window.thetas += 1
-        if not self._sink.draws(item):
-            window.dropped += len(at.draws)
-            self._outcomes.add(None)  # whatever comes next, it is not of the theta that was written last
-            self._forget_sketch()
-            return
-        before, self._divisor = self._divisor, divisor
-        for index, counts in at.sketches:
-            if index == 0 and before != divisor:
-                continue  # the other draw was divided by something else when the two were compared
-            made = counts if divisor is None else partial(_divided, counts, divisor)
-            self._sink.sketch(SketchAt(window.window, self._theta, first + index, made, same_theta=index > 0))
-
-    def _examples(self, merged: int) -> int | None:
-        """Return the examples behind each gradient at the present theta; None where unknown."""
-        here = self._steps.batch_size(self._theta)
-        return None if here is None or self._processes is None else here * self._processes * merged
+        if at.draws and not self._handover.give(at, window, self._theta, divisor):
+            self._measures.forget()
 
     def _update(self, optimizer: Optimizer) -> None:
         if not self._sink.recording:
@@ -470,51 +372,31 @@ class Taps:
         if self._window is not None:
             self._settle()
             self._steps.at(theta)
-            self._outcomes.add(self._scale.stepped(optimizer, theta))
+            self._handover.stepped(self._scale.stepped(optimizer, theta))
         self._at.full = False
         if self._steps:
             self._steps.finish(theta, optimizer)
         self._theta = theta = theta + 1
-        phase = theta % self._sampling.every
-        if self._window is not None and (phase == 0 or phase >= self._sampling.burst):
+        if self._window is not None and self._schedule.ends(theta):
             self._end_window()
-        if self._probing.due(theta):
+        if self._interludes.due(theta):
             self._paused = True
             try:
-                self._probing.run(theta)
+                self._interludes.run(theta)
             finally:
                 self._paused = False
         self._begin()
 
     def _end_window(self) -> None:
         window, self._window = self._window, None
-        self._forget_sketch()
+        self._measures.forget()
         if window is not None and window.backwards:
             self._sink.end_window(window.end(self._origin))
 
     # --- the rest --------------------------------------------------------------------------------------------
 
-    def _ambiguous(self, detail: str, count: int) -> None:
-        self._sink.event("ambiguous_backwards", detail, count=count, step=self._theta)
-        self._sink.warn_once("ambiguous", AMBIGUOUS)
-
-    def _forget_sketch(self) -> None:
-        if self._sketcher is not None:
-            self._sketcher.reset()
-
-    def _refuse_capture(self) -> None:
-        if self._sink.warn_once(
-            "captured",
-            "gradnoise does not record backward passes that are captured into a CUDA graph: its replays call no hooks. "
-            "Attach around the part of the training that is not captured, or measure with Probe(closure)",
-        ):
-            self._sink.event("captured_backward", "a CUDA graph is being captured", step=self._theta)
-
     def _unsupported(self, number: int, error: UnsupportedGradientError) -> None:
-        name = self._names[number]
-        key = f"unsupported {name}"
-        if self._sink.warn_once(key, "gradnoise does not record %s: %s", name, error):
-            self._sink.event("unsupported_gradient", str(error), step=self._theta, group=name)
+        self._complaints.unsupported(self._theta, number, error)
 
     def _fail(self, error: Exception, caller: Caller = Caller.ELSEWHERE) -> None:
         self._sink.fail(f"unexpected {type(error).__name__} in a training hook: {error}")
@@ -526,12 +408,8 @@ class Taps:
         self._idle_until = 0
         self._window = None
         self._steps.clear()
-        self._passes.clear()
+        self._passes.forget()
         self._at = AtTheta(full=True)
         if torch._C._current_graph_task_id() == -1:
             self._listener.end()
             self._updates.remove(caller)
-
-
-def _divided(counts: Callable[[], Any], divisor: float) -> Any:
-    return rescaled(counts(), divisor)
