@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gradnoise.cli._main import _parser
 from gradnoise.collector import attach
-from gradnoise.wire import Dump, Table
+from gradnoise.wire import Dump, Table, completed
 
 from .analyzer.conftest import serve
 from .clients.conftest import analyzer
@@ -73,7 +73,8 @@ def only_dump() -> Dump:
 
 
 def table(dump: Dump, which: Table) -> list[dict[str, Any]]:
-    return [row for p in dump.producers() for each in dump.batches(which, p) for row in each.batch.to_pylist()]
+    batches = [completed(which, each.batch) for p in dump.producers() for each in dump.batches(which, p)]
+    return [row for batch in batches for row in batch.to_pylist()]
 
 
 def draws(dump: Dump) -> int:

@@ -9,6 +9,7 @@ noise. Then a step outside a burst with 100 parameter tensors, and the bytes on 
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import threading
 import time
@@ -149,14 +150,14 @@ def outside(rng: np.random.Generator) -> None:
 
 
 def disk() -> None:
-    """Bytes on disk over bytes of the sampled values."""
-    for coordinates in (256, 1024):
+    """Bytes on disk over bytes of the sampled values, with the batch size unknown and given."""
+    for coordinates, batch_size in itertools.product((256, 1024), (None, 8)):
         model = torch.nn.Sequential(*(torch.nn.Linear(64, 64, bias=False) for _ in range(10)))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "d"
             plan = Sampling(coordinates=coordinates, burst=64, every=64)
-            with attach(model, optimizer, dump=path, sampling=plan):
+            with attach(model, optimizer, dump=path, sampling=plan, batch_size=batch_size):
                 for _ in range(1024):
                     optimizer.zero_grad()
                     model(torch.randn(8, 64)).square().mean().backward()
@@ -167,8 +168,8 @@ def disk() -> None:
             tables = sum(file.stat().st_size for file in path.glob("*.arrow"))
             whole = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         print(
-            f"disk, groups of {coordinates} coordinates: tables {tables / values:.4f}, whole directory "
-            f"{whole / values:.4f} of {values / 1e6:.0f} MB of sampled values"
+            f"disk, groups of {coordinates} coordinates, batch size {batch_size or 'unknown'}: tables "
+            f"{tables / values:.4f}, whole directory {whole / values:.4f} of {values / 1e6:.0f} MB of sampled values"
         )
 
 

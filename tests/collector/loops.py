@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gradnoise.wire import Dump, Table
+from gradnoise.wire import Dump, Table, completed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,8 @@ def by_hand(model: nn.Module, loss: torch.Tensor) -> dict[str, NDArray[np.float3
 
 def rows(path: Path, table: Table = Table.DRAWS) -> list[Row]:
     dump = Dump(path)
-    found = [row for p in dump.producers() for b in dump.batches(table, p) for row in b.batch.to_pylist()]
+    batches = [completed(table, b.batch) for p in dump.producers() for b in dump.batches(table, p)]
+    found = [row for batch in batches for row in batch.to_pylist()]
     assert dump.problems == []
     return found
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from gradnoise.collector._recording.columns import UsedColumns
 from gradnoise.collector._recording.records import Event
 from gradnoise.wire import GROUP_TYPE, Table, schema
 
@@ -76,6 +77,7 @@ class TableBuilder:
         self, info: RunInfo, append: Callable[[Table, pa.RecordBatch], object], *, batch_bytes: int = 1 << 20
     ) -> None:
         self._append = append
+        self._columns = UsedColumns()
         self._batch_bytes = batch_bytes
         self._names = [group.name for group in info.groups]
         self._dictionary = pa.array(self._names, pa.utf8())
@@ -100,6 +102,9 @@ class TableBuilder:
     def nbytes(self) -> int:
         """Bytes of draws that wait to be written."""
         return self._draws.nbytes
+
+    def _put(self, table: Table, batch: pa.RecordBatch) -> None:
+        self._append(table, self._columns.of(table, batch))
 
     def add_draws(self, item: DrawsAt) -> None:
         """Take the draws of one theta, all or none.
@@ -216,7 +221,7 @@ class TableBuilder:
         ]
         codes = pa.array(np.array(item.groups, np.int16))
         columns.insert(where.get_field_index("group"), self._grouped(codes))
-        self._append(Table.REFERENCE, pa.RecordBatch.from_arrays(columns, schema=where))
+        self._put(Table.REFERENCE, pa.RecordBatch.from_arrays(columns, schema=where))
 
     def _grouped(self, codes: pa.Array) -> pa.Array:
         return pa.DictionaryArray.from_arrays(codes, self._dictionary).cast(GROUP_TYPE)
@@ -236,7 +241,7 @@ class TableBuilder:
         }
         where = schema(Table.SKETCHES)
         columns = [pa.array([row[name]], where.field(name).type) for name in where.names]
-        self._append(Table.SKETCHES, pa.RecordBatch.from_arrays(columns, schema=where))
+        self._put(Table.SKETCHES, pa.RecordBatch.from_arrays(columns, schema=where))
 
     def add_step(self, row: StepRow) -> None:
         """Take one row of the steps table."""
@@ -286,7 +291,7 @@ class TableBuilder:
             "world_size": None if origin is None else origin.world_size,
             "thetas": tally.thetas if tally.marked else None,
         }
-        self._append(Table.WINDOWS, pa.RecordBatch.from_pylist([row], schema=schema(Table.WINDOWS)))
+        self._put(Table.WINDOWS, pa.RecordBatch.from_pylist([row], schema=schema(Table.WINDOWS)))
         self.windows_written += 1
 
     def flush(self) -> None:
@@ -298,10 +303,10 @@ class TableBuilder:
         self._cells = 0
         if self._steps:
             rows, self._steps = self._steps, []
-            self._append(Table.STEPS, _steps_batch(rows))
+            self._put(Table.STEPS, _steps_batch(rows))
         if self._events:
             events, self._events = self._events, []
-            self._append(Table.EVENTS, _events_batch(events))
+            self._put(Table.EVENTS, _events_batch(events))
 
     def _flush_draws(self) -> None:
         if not self._draws.nbytes:
@@ -329,7 +334,7 @@ class TableBuilder:
             ],
             schema=where,
         )
-        self._append(Table.DRAWS, batch)
+        self._put(Table.DRAWS, batch)
         self.draws_written += pending.completed
         self.rows_written += len(groups)
 
