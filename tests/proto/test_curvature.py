@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -113,9 +113,10 @@ def test_rows_of_one_window_are_picked_out() -> None:
         ("gradient_projections", np.zeros(1)),
     ],
 )
-def test_shapes_that_do_not_fit_together_are_refused_by_name(name: str, value: np.ndarray) -> None:
+def test_shapes_that_do_not_fit_together_are_refused_by_name(name: str, value: Any) -> None:
+    changed: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=name):
-        replace(measurement(), **{name: value})
+        replace(measurement(), **changed)
 
 
 def test_a_hostile_row_of_a_billion_draws_is_refused_without_the_memory_for_them() -> None:
