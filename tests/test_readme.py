@@ -37,12 +37,14 @@ def test_the_dump_opens_in_pyarrow_polars_and_duckdb(tmp_path: Path, monkeypatch
     info = RunInfo("resnet-sgd-1", "Net", "2026-01-01T00:00:00+00:00", groups)
     writer = DumpWriter(tmp_path / "dumps" / "resnet-sgd-1", info, segment_bytes=3000)
     for draw in range(12):
-        writer.append(Table.DRAWS, draws_batch([draw], info=info))
+        absent = {"norm2"} if draw >= 5 else {"norm2", "batch_size"}  # the segments differ in their columns
+        batch = draws_batch([draw], info=info)
+        writer.append(Table.DRAWS, batch.select([name for name in batch.schema.names if name not in absent]))
     writer.close()
     # The last line of a snippet is what an interactive session would show.
     *lines, by_duckdb = block("duckdb").strip().splitlines()
     by_polars = next(line for line in lines if line.startswith("pl."))
-    by_arrow = next(line for line in lines if line.startswith("ds.dataset(files"))
+    by_arrow = next(line for line in lines if line.startswith("draws.to_table"))
     names: dict[str, Any] = {}
     exec("\n".join(lines), names)
     arrow: pa.Table = eval(by_arrow, names)
@@ -58,6 +60,12 @@ def test_the_dump_opens_in_pyarrow_polars_and_duckdb(tmp_path: Path, monkeypatch
     ]
     assert arrow.column("values").to_pylist() == expected
     assert polars["values"].to_list() == expected
+    sizes = [None] * 5 + [32] * 7
+    assert arrow.column("batch_size").to_pylist() == polars["batch_size"].to_list() == sizes
+    assert arrow.column("norm2").null_count == polars["norm2"].null_count() == 12
+    (without_gradnoise,) = re.findall(r"`(pl\.concat\(.*?\))` reads segments together", README)
+    alone: pl.DataFrame = eval(without_gradnoise, names).collect()
+    assert alone.filter(pl.col("group") == "fc.weight")["batch_size"].to_list() == sizes
     assert relation.fetchall() == [(0, 12)]
 
 
@@ -67,7 +75,7 @@ def test_nothing_is_left_to_fill_in() -> None:
 
 def test_the_columns_of_draws_are_listed() -> None:
     for field in schema(Table.DRAWS):
-        assert f"| `{field.name}` |" in README
+        assert f"| `{field.name}`{' (nullable)' if field.nullable else ''} |" in README
 
 
 def test_the_training_loop_and_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
