@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,13 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from gradnoise.collector import Sampling, attach
+from gradnoise.collector import Probe, Sampling, attach
 from gradnoise.wire import Dump, Table
 
 from .loops import Data, assert_recorded, by_hand, counted, hooks_left, loss_of, messages, mlp, recorded, rows, train
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gradnoise.collector import Handle
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -62,6 +65,54 @@ def test_bursts_record_each_steps_gradients_at_the_sampled_coordinates(tmp_path:
     }
     stats = handle.stats()
     assert (stats.state, stats.recorded, stats.draws, stats.windows, stats.dropped) == ("closed", 36, 9, 3, 0)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("burst", "every", "probe_every"), [(3, 16, 7), (1, 5, 3), (2, 6, 25), (0, 16, 7)])
+def test_nothing_is_passed_over_where_bursts_probes_and_logged_steps_alternate(
+    tmp_path: Path, burst: int, every: int, probe_every: int, after: bool
+) -> None:
+    model, data, fresh = mlp(), Data(), Data(seed=2)
+    optimizer, steps = sgd(model), 120
+    logged = [0, *(step for step in range(steps) if step % 11 == 4 or step % 16 in (5, 15)), steps - 1]
+    probed: list[dict[str, Any]] = []
+    taken: list[dict[str, Any]] = []
+
+    def closure() -> torch.Tensor:
+        loss = loss_of(model, fresh())
+        probed.append(by_hand(model, loss))
+        return loss
+
+    def log(handle: Handle, step: int, _: object = None) -> None:
+        handle.log(at=step)
+
+    with attach(
+        model,
+        optimizer,
+        dump=tmp_path,
+        sampling=Sampling(burst=burst, every=every),
+        probe=Probe(closure, draws=2, every=probe_every),
+    ) as handle:
+        for step in range(steps):
+            before_update: Any = partial(log, handle, step) if step in logged and not after else None
+            taken += train(model, optimizer, data, 1, before_update)
+            if step in logged and after:
+                log(handle, step)
+        assert handle.stats().theta == steps
+    in_bursts = [step for step in range(steps) if step % every < burst]
+    probes = range(probe_every, steps + 1, probe_every)
+    expected = {(2 * (step - step % every), step % every): taken[step] for step in in_bursts}
+    expected |= {(2 * theta + 1, draw): probed[2 * i + draw] for i, theta in enumerate(probes) for draw in (0, 1)}
+    assert_recorded(tmp_path, expected)
+    assert {row["theta"] for row in rows(tmp_path)} == {*in_bursts, *probes}
+    windows = [window["window"] for window in rows(tmp_path, Table.WINDOWS)]
+    assert sorted(windows) == sorted({window for window, _ in expected})
+    told = rows(tmp_path, Table.STEPS)
+    assert [row["step"] for row in told] == sorted({*in_bursts, *logged})
+    # After the update nothing is left to read the learning rate from: outside bursts it is unknown then.
+    assert all(row["lr"] == 0.1 for row in told if not after or row["step"] in in_bursts)
+    found = {row["step"]: dict(row["metrics"] or ()) for row in told}
+    assert found == {step: {"at": step} if step in logged else {} for step in sorted({*in_bursts, *logged})}
 
 
 def test_burst_equal_to_every_records_every_step_in_adjoining_windows(tmp_path: Path) -> None:

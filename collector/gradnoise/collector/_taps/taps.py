@@ -254,10 +254,10 @@ class Taps:
 
     def _begin(self) -> None:
         """Start on the present theta: arm the hooks where a burst begins, remove them where it ended."""
+        self.forwards = 0
         if not self._schedule.records(self._theta):
             self._rest()
             return
-        self.forwards = 0
         if self._window is not None:
             if self._listener.outdated:
                 self._listen()
