@@ -21,7 +21,7 @@ from gradnoise.analyzer.errors import (
 from gradnoise.analyzer.store import Store
 from gradnoise.wire import Dump, RunExistsError, Stamped, SyncError, Table
 
-from ..proto.dumps import INFO
+from ..proto.dumps import INFO, draws_batch, windows_batch, without
 from .producing import (
     OTHER,
     WIDE,
@@ -122,6 +122,13 @@ def _bad_payloads() -> dict[str, Incoming]:
         "windows without a first step": nulled(stamped_window(0, 40), "first_step"),
         "a rank beyond its job": stamped(Table.WINDOWS, rank_window_batch(0, 40, 2)),
         "a rank below nought": stamped(Table.WINDOWS, rank_window_batch(0, 40, -1)),
+        "draws without a column that must be": stamped(Table.DRAWS, without(draws_batch([0]), "norm2", "step")),
+        "draws whose columns change places": stamped(Table.DRAWS, draws_batch([0]).select([1, 0, 2, 3, 4, 6])),
+        "draws with a column more": stamped(Table.DRAWS, with_more(without(draws_batch([0]), "norm2"))),
+        "a rank without its job's size": stamped(Table.WINDOWS, without(rank_window_batch(0, 40, 0), "world_size")),
+        "no ranks without a rank": stamped(
+            Table.WINDOWS, without(rank_window_batch(0, 40, 0, world_size=0), "rank", "job")
+        ),
         "a rank of no ranks": stamped(Table.WINDOWS, rank_window_batch(0, 40, 0, world_size=0)),
         "a job's id of a megabyte": stamped(Table.WINDOWS, rank_window_batch(0, 40, 0, job="j" * (1 << 20))),
         "a reference of another run": stamped(Table.REFERENCE, reference_batch(0, {"b.weight": ones(48)}, info=WIDE)),
@@ -143,6 +150,10 @@ def stamped(table: Table, batch: pa.RecordBatch) -> Incoming:
     return incoming(Stamped.of(table, 0, batch))
 
 
+def with_more(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch.append_column("more", pa.nulls(batch.num_rows, pa.int32()))
+
+
 def nulled(good: Stamped, name: str) -> Incoming:
     """The same batch with nulls in a column."""
     columns = [
@@ -150,6 +161,28 @@ def nulled(good: Stamped, name: str) -> Incoming:
         for field, column in zip(good.batch.schema, good.batch.columns, strict=True)
     ]
     return stamped(good.table, pa.RecordBatch.from_arrays(columns, schema=good.batch.schema))
+
+
+def test_batches_with_absent_columns_are_stored_as_they_were_sent(store: Store, tmp_path: Path) -> None:
+    log = store.open(INFO, P)
+    absent = [("norm2", "batch_size"), ("norm2",), ("norm2",), ()]
+    batches = [Stamped.of(Table.DRAWS, i, without(draws_batch([i]), *names)) for i, names in enumerate(absent)]
+    closing = Stamped.of(Table.WINDOWS, 0, without(windows_batch(0, 4), "job", "rank", "world_size"))
+    found, closed = log.take([*map(incoming, batches), incoming(closing)])
+    assert found == [Acknowledged(Table.DRAWS, 4), Acknowledged(Table.WINDOWS, 1)]
+    assert [(w.recorded, w.job, w.rank) for w in closed] == [(4, None, None)]
+    assert answers(log, incoming(batches[1])) == [Acknowledged(Table.DRAWS, 4)], "a duplicate"
+    (refused,) = answers(log, incoming(Stamped.of(Table.DRAWS, 1, draws_batch([1]))))
+    assert isinstance(refused, Refused)
+    assert refused.reason is Refusal.CONFLICT, "with the column it is another batch"
+    crash(store)
+    again = Store(tmp_path)
+    again.recover()
+    assert answers(again.open(INFO, P), incoming(batches[3])) == [Acknowledged(Table.DRAWS, 4)]
+    again.close()
+    assert stored(tmp_path, P) == [(one.sequence, one.crc32) for one in batches]
+    kept = list(Dump(tmp_path / "runs" / INFO.run).batches(Table.DRAWS, P))
+    assert all(one.batch.equals(sent.batch) for one, sent in zip(kept, batches, strict=True))
 
 
 def test_references_and_sketches_are_stored_and_found(store: Store) -> None:

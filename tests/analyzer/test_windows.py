@@ -12,7 +12,7 @@ from gradnoise.analyzer.assembly import assemble, read_windows
 from gradnoise.analyzer.windows import ClosedWindow
 from gradnoise.wire import Dump, DumpWriter, ProblemKind, Stamped, Table, schema
 
-from ..proto.dumps import INFO, draws_batch, windows_batch
+from ..proto.dumps import INFO, draws_batch, windows_batch, without
 from .producing import rank_window_batch, reference_batch, sketches_batch
 
 if TYPE_CHECKING:
@@ -173,6 +173,29 @@ def test_reference_sketches_and_batch_sizes_come_with_their_window(tmp_path: Pat
     assert sizes is not None
     assert sizes.tolist() == [16, 16, 16]
     assert windows[2].groups[0].batch_size is None
+
+
+def test_absent_columns_are_null_also_where_they_come_later(tmp_path: Path) -> None:
+    values = {"a.bias": np.ones(2, np.float32)}
+    writer = DumpWriter(tmp_path, INFO)
+    writer.append(Table.DRAWS, without(draws_batch(range(2)), "norm2", "batch_size"))
+    writer.append(Table.DRAWS, without(draws_batch(range(2, 4), batch_size=16), "norm2"))
+    writer.append(Table.REFERENCE, without(reference_batch(0, values), "norm2", "dataset_size", "replacement"))
+    optional = ("scope", "job", "rank", "world_size", "thetas")
+    writer.append(Table.WINDOWS, without(windows_batch(0, 4), *optional))
+    writer.close()
+    dump = Dump(tmp_path)
+    (window,) = read_windows(dump)
+    assert dump.problems == []
+    assert window.missing == 0
+    assert [getattr(window.closed, name) for name in optional] == [None] * 5
+    assert [group.values.shape for group in window.groups] == [(4, 4), (4, 2)]
+    sizes = window.groups[0].batch_size
+    assert sizes is not None
+    assert sizes.tolist() == [0, 0, 16, 16]
+    assert window.reference is not None
+    found = window.reference["a.bias"]
+    assert (found.norm2, found.minibatches, found.dataset_size, found.replacement) == (None, 20, None, None)
 
 
 def test_references_of_version_one_have_no_number_of_minibatches() -> None:

@@ -276,12 +276,16 @@ def test_show_of_a_dump(capsys: Capture, make_dump: Callable[..., Path]) -> None
 
 def test_show_of_a_dump_tells_its_events(capsys: Capture, tmp_path: Path) -> None:
     writer = DumpWriter(tmp_path / "d", WIDE)
+    early = {"wall_time": [0], "kind": ["dropped"], "count": [4], "detail": ["without a step"]}
+    fields = [schema(Table.EVENTS).field(name) for name in early]  # of a run that had no event with a step or a group
+    writer.append(Table.EVENTS, pa.RecordBatch.from_pydict(early, schema=pa.schema(fields)))
     columns = {"step": [3, 3, 9], "wall_time": [0, 1, 2], "kind": ["self_check", "non_finite", "non_finite"]}
     columns |= {"group": [None, "a.weight", "a.weight"], "count": [1, 2, 5], "detail": ["why", "one", "another"]}
     writer.append(Table.EVENTS, pa.RecordBatch.from_pydict(columns, schema=schema(Table.EVENTS)))
     writer.close()
     (found,) = lines(run(capsys, "show", tmp_path / "d", "--json")[1])
     assert [tuple(event.values()) for event in found["events"]] == [
+        ("dropped", 1, 4, None, "without a step"),
         ("self_check", 1, 1, 3, "why"),
         ("non_finite", 2, 7, 3, "one"),
     ]

@@ -55,6 +55,11 @@ def draws_batch(
     )
 
 
+def without(batch: pa.RecordBatch, *absent: str) -> pa.RecordBatch:
+    """Return the batch without these columns."""
+    return batch.select([name for name in batch.schema.names if name not in absent])
+
+
 def windows_batch(window: int, recorded: int, *, info: RunInfo = INFO, kind: str = "burst") -> pa.RecordBatch:
     """The row that closes a window of ``recorded`` draws at thetas 0, 1, ..."""
     row = {
