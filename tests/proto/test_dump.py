@@ -372,7 +372,7 @@ def test_a_lock_file_that_cannot_be_removed_is_no_lock(tmp_path: Path, monkeypat
 
 
 def test_window_kinds_are_named_in_the_schema_as_they_are_stored() -> None:
-    assert [str(kind) for kind in WindowKind] == ["burst", "probe", "microbatch"]
+    assert [str(kind) for kind in WindowKind] == ["burst", "probe", "microbatch", "curvature"]
     described = schema(Table.WINDOWS).field("kind").metadata[b"description"].decode()
     assert all(kind in described for kind in WindowKind)
 

@@ -196,7 +196,7 @@ _SCHEMAS: dict[Table, pa.Schema] = {
     Table.WINDOWS: pa.schema(
         [
             _WINDOW,
-            _field("kind", pa.utf8(), "burst, probe or microbatch"),
+            _field("kind", pa.utf8(), "burst, probe, microbatch or curvature"),
             _field("first_step", pa.int64(), "first step of the window"),
             _field("last_step", pa.int64(), "last step of the window"),
             _field("first_theta", pa.int64(), "theta of the first draw"),
