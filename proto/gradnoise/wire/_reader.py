@@ -82,6 +82,8 @@ class Dump:
     def batches(self, table: Table, producer: str) -> Iterator[Stamped]:
         """Yield the producer's batches of a table in sequence, each checked against its CRC.
 
+        They are as they were written: :func:`gradnoise.wire.completed` puts back the columns that one lacks.
+
         Raises:
             UnknownSchemaVersionError: a segment is of a version this gradnoise does not read.
         """
