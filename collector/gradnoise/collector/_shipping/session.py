@@ -16,7 +16,7 @@ from gradnoise.v1 import ingest_pb2, ingest_pb2_grpc
 from gradnoise.wire import SCHEMA_VERSION, Front, Table, fronts, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from gradnoise.collector._shipping.progress import Progress
     from gradnoise.wire import Dump, Stamped
@@ -160,45 +160,14 @@ def run_session(
         CutError: the stream was lost, or must be opened anew.
         RefusedError: the analyzer refuses for good.
     """
-    try:
-        opened = link.stub.Open(
-            ingest_pb2.OpenRequest(
-                run_info=dump.info.to_json().encode(), producer=producer, schema_version=SCHEMA_VERSION
-            ),
-            timeout=_OPEN_TIMEOUT,
-        )
-    except grpc.RpcError as error:
-        remedy = _FINAL_FOR_ALL.get(error.code())
-        if remedy is not None:
-            raise EndpointError(f"{link.endpoint} refuses us ({link.status(error)}): {remedy}") from error
-        if error.code() in _FINAL:
-            raise RefusedError(f"the analyzer refuses the run ({link.status(error)})") from error
-        raise CutError(link.status(error)) from error
-    there = {state.table: state.next_sequence for state in opened.tables}
-    # An analyzer that lost what it had acknowledged gets everything again.
-    lost = any(there.get(table, 0) < number for table, number in known.tables.items())
-    source = known.source
-    if source is None or lost:
-        if source is not None:
-            source.close()
-        source = Source(dump.path, producer)
-    flight = Flight(
-        there,
-        min(opened.credit_bytes or 1, link.most),
-        rows=0 if lost else known.rows,
-        counted=0 if lost else known.counted,
-    )
+    opened = _open(link, dump, producer)
+    source, flight = _begin(opened, link, dump, producer, known)
     on_progress(flight)
     sender = _Sender(link, dump, producer, source, known.before, flight, opened.max_payload_bytes, stall, give_way)
     call = link.stub.Append(sender.requests())
     sender.cancel = call.cancel
     try:
-        for response in call:
-            if response.HasField("ack"):
-                flight.acknowledge(_table(response.ack.table), response.ack.next_sequence)
-                on_progress(flight)
-            elif response.HasField("nack"):
-                raise _nacked(link, response.nack)
+        _hear(call, link, flight, on_progress)
         if sender.failure is not None:
             raise sender.failure
         if not (sender.finished or sender.gave_way):
@@ -214,6 +183,51 @@ def run_session(
         # In this order: the sender, once let go, would half-close a stream that is still open, as if it had ended well.
         call.cancel()
         flight.end()
+
+
+def _open(link: Link, dump: Dump, producer: str) -> ingest_pb2.OpenResponse:
+    """Tell the analyzer who comes; return what it has of it, and what it grants."""
+    request = ingest_pb2.OpenRequest(
+        run_info=dump.info.to_json().encode(), producer=producer, schema_version=SCHEMA_VERSION
+    )
+    try:
+        opened: ingest_pb2.OpenResponse = link.stub.Open(request, timeout=_OPEN_TIMEOUT)
+    except grpc.RpcError as error:
+        remedy = _FINAL_FOR_ALL.get(error.code())
+        if remedy is not None:
+            raise EndpointError(f"{link.endpoint} refuses us ({link.status(error)}): {remedy}") from error
+        if error.code() in _FINAL:
+            raise RefusedError(f"the analyzer refuses the run ({link.status(error)})") from error
+        raise CutError(link.status(error)) from error
+    return opened
+
+
+def _begin(
+    opened: ingest_pb2.OpenResponse, link: Link, dump: Dump, producer: str, known: Known
+) -> tuple[Source, Flight]:
+    """Return where to read from, and the books: as earlier streams left them unless the analyzer lost something."""
+    there = {state.table: state.next_sequence for state in opened.tables}
+    # An analyzer that lost what it had acknowledged gets everything again.
+    lost = any(there.get(table, 0) < number for table, number in known.tables.items())
+    source = known.source
+    if source is None or lost:
+        if source is not None:
+            source.close()
+        source = Source(dump.path, producer)
+    credit = min(opened.credit_bytes or 1, link.most)
+    return source, Flight(there, credit, rows=0 if lost else known.rows, counted=0 if lost else known.counted)
+
+
+def _hear(
+    responses: Iterable[ingest_pb2.AppendResponse], link: Link, flight: Flight, on_progress: Callable[[Flight], None]
+) -> None:
+    """Enter what the analyzer acknowledges into the books, until it ends the stream or refuses something."""
+    for response in responses:
+        if response.HasField("ack"):
+            flight.acknowledge(_table(response.ack.table), response.ack.next_sequence)
+            on_progress(flight)
+        elif response.HasField("nack"):
+            raise _nacked(link, response.nack)
 
 
 class _Sender:
