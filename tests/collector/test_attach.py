@@ -159,8 +159,8 @@ def test_a_later_rank_of_the_same_job_joins_without_a_warning(
     def rank(job: str, *, another_process: bool = True) -> None:
         if another_process:
             monkeypatch.setattr(opening, "_mine", set())
-        place = opening.Place("r", tmp_path, None, named=True)
-        stays.append(place.open("m", groups_of(mlp(), Sampling()), {}, Limits(), job=job).sink)
+        destination = opening.Destination("r", tmp_path, None, named=True)
+        stays.append(destination.open("m", groups_of(mlp(), Sampling()), {}, Limits(), job=job).sink)
 
     stays: list[Any] = []
     rank("a")

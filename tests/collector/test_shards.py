@@ -216,7 +216,7 @@ def test_an_error_in_a_hook_of_a_shard_does_not_reach_the_training() -> None:
     hooks.arm({0: parameter})
     for _ in range(2):  # the second one finds a gradient, which is no shard
         output = parameter * 2
-        hooks.watch((output, {"more": [output, 3, None]}))
+        hooks.mark((output, {"more": [output, 3, None]}))
         output.sum().backward()
     assert {type(error) for error in failed} == {AttributeError, ZeroDivisionError}
     assert torch.equal(parameter.grad, torch.full((3,), 4.0))

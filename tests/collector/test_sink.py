@@ -102,7 +102,7 @@ def test_a_full_queue_drops_and_counts_and_never_waits(tmp_path: Path) -> None:
         return np.zeros(1000, np.float32)
 
     sink = Sink(tmp_path, info(1000))
-    sink._limit = 10_000
+    sink._backlog.limit = 10_000
     item = DrawsAt(0, 0, 0, (Draw(np.zeros(1, np.int16), slow, 4000),))
     accepted = [sink.draws(item)]
     assert entered.wait(30)
@@ -482,8 +482,8 @@ def test_a_watch_that_fails_is_named_once_and_the_rest_goes_on(
     def fail() -> bool:
         raise ValueError("mine")
 
-    sink.watch(fail)
-    sink.watch(fail)
+    sink.keep_looking(fail)
+    sink.keep_looking(fail)
     sink.draws(DrawsAt(0, 0, 0, (draw(np.ones(2, np.float32), [0]),)))
     assert sink.flush(10)
     assert sink.close(10)

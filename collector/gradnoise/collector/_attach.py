@@ -9,7 +9,7 @@ from gradnoise.collector._config import Limits, Probe, Sampling, disabled
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._handle import Handle
 from gradnoise.collector._logging import inform
-from gradnoise.collector._recording.opening import Place, plan_of
+from gradnoise.collector._recording.opening import Destination, plan_of
 from gradnoise.collector._recording.refusals import positive_of
 from gradnoise.collector._recording.sink import State
 from gradnoise.collector._taps.groups import groups_of, unwrapped
@@ -74,13 +74,13 @@ def attach(
     optimizers = _optimizers(model, optimizer)
     _check(sampling, probe, scaler, batch_size, limits)
     origin = origin_of(model)
-    place = Place.choose(type(model).__name__, run, dump, endpoint, origin.job)
+    destination = Destination.choose(type(model).__name__, run, dump, endpoint, origin.job)
     plan = plan_of(sampling, probe)
     try:
-        opened = place.open(type(model).__name__, groups, plan, limits, job=origin.job)
+        opened = destination.open(type(model).__name__, groups, plan, limits, job=origin.job)
     except OSError as error:
         handle = Handle(State.OFF)
-        handle._turn_off(place.unwritable(error))
+        handle._turn_off(destination.unwritable(error))
         return handle
     _detach(model)
     from gradnoise.collector._taps.taps import Taps

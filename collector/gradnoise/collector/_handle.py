@@ -31,7 +31,7 @@ class Handle(Recording):
         handle._begin(opened)
         handle._taps = taps
         # Whatever thread finds the model gone, the writer's does the rest: that is no place to wait or to log.
-        handle._gone = weakref.finalize(model, opened.sink.watch, handle._leave)
+        handle._gone = weakref.finalize(model, opened.sink.keep_looking, handle._leave)
         handle._gone.atexit = False
         return handle
 

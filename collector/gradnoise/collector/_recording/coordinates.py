@@ -1,4 +1,4 @@
-"""The fixed random coordinates of a parameter group."""
+"""The fixed random coordinates of a parameter group, and how many groups there may be."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import hashlib
 
 import numpy as np
 
-__all__ = ["sample_coordinates"]
+__all__ = ["MAX_GROUPS", "sample_coordinates"]
+
+MAX_GROUPS = 2**15 - 1  # the dump codes groups in 16 bits
 
 
 def sample_coordinates(name: str, size: int, count: int, seed: int) -> tuple[int, ...]:

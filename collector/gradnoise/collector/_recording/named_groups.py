@@ -10,13 +10,11 @@ import numpy as np
 
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._recording.arrays import ArrayError, host_array, sampled, whole
-from gradnoise.collector._recording.coordinates import sample_coordinates
+from gradnoise.collector._recording.coordinates import MAX_GROUPS, sample_coordinates
 from gradnoise.collector._recording.refusals import RefusedInputError
 from gradnoise.wire import Group
 
 __all__ = ["NamedGroups"]
-
-_MAX_GROUPS = 2**15 - 1  # the dump codes groups in 16 bits
 
 
 class NamedGroups:
@@ -107,8 +105,8 @@ class NamedGroups:
         size = math.prod(shape)
         if not size:
             raise CollectorError(f"group {name!r} of shape {list(shape)}: it has no parameters")
-        if len(self._groups) >= _MAX_GROUPS:
-            raise CollectorError(f"more than {_MAX_GROUPS} groups: at most that many can be recorded")
+        if len(self._groups) >= MAX_GROUPS:
+            raise CollectorError(f"more than {MAX_GROUPS} groups: at most that many can be recorded")
         indices = sample_coordinates(name, size, self._coordinates, self._seed)
         self._groups.append(Group(name, shape, dtype, indices))
         self._indices.append(np.array(indices, np.int64))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gradnoise.collector._config import Limits, Probe, Sampling
     from gradnoise.wire import Group
 
-__all__ = ["Opened", "Place", "plan_of"]
+__all__ = ["Destination", "Opened", "plan_of"]
 
 # Dumps that this process has recorded into, each with its process: a forked child has recorded into none.
 _mine: set[tuple[int, Path]] = set()
@@ -43,7 +43,7 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Destination:
     """Where a run is recorded.
 
     Attributes:
@@ -66,7 +66,7 @@ class Place:
         dump: str | os.PathLike[str] | None,
         endpoint: str | None,
         job: str | None = None,
-    ) -> Place:
+    ) -> Destination:
         """Choose what was not given, from the environment or by default.
 
         In an interactive session, where a cell is run again and again, a run that this process has recorded already
@@ -147,7 +147,7 @@ class Place:
         shipping = None
         if self.endpoint is not None:
             shipping = Shipping.start(self.path, sink.producer, self.endpoint)
-            sink.watch(shipping.look)
+            sink.keep_looking(shipping.look)
         return Opened(sink, shipping)
 
     def unwritable(self, error: OSError) -> str:

@@ -12,7 +12,7 @@ from gradnoise.collector._config import Limits, Sampling, disabled
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._recording.logged import LoggedSteps
 from gradnoise.collector._recording.named_groups import NamedGroups
-from gradnoise.collector._recording.opening import Place, plan_of
+from gradnoise.collector._recording.opening import Destination, plan_of
 from gradnoise.collector._recording.recording import Recording
 from gradnoise.collector._recording.records import ReferenceAt
 from gradnoise.collector._recording.refusals import Refusals, RefusedInputError, divisor_of, index_of, positive_of
@@ -94,13 +94,13 @@ class Recorder(Recording):
         self._refusals = Refusals()
         self._rows = LoggedSteps(batch_size, self._refusals)
         self._steps = Stepwise(sampling, self._groups, self._refusals, limits.memory // 4, self._open_late)
-        self._place = Place.choose("recorder", run, dump, endpoint)
-        super().__init__(State.RECORDING, run=self._place.run, path=self._place.path)
+        self._destination = Destination.choose("recorder", run, dump, endpoint)
+        super().__init__(State.RECORDING, run=self._destination.run, path=self._destination.path)
         if groups is not None:
             try:
                 self._steps.sink = self._open()
             except OSError as error:
-                self._turn_off(self._place.unwritable(error))
+                self._turn_off(self._destination.unwritable(error))
             except Exception:
                 self.close()
                 raise
@@ -240,7 +240,7 @@ class Recorder(Recording):
 
     def _open(self) -> Sink:
         plan = plan_of(self._sampling)
-        opened = self._place.open("recorder", self._groups.all(), plan, self._limits)
+        opened = self._destination.open("recorder", self._groups.all(), plan, self._limits)
         self._begin(opened)
         self._groups.settled = True
         self._rows.open(opened.sink)
@@ -251,7 +251,7 @@ class Recorder(Recording):
         try:
             return self._open()
         except OSError as error:
-            self._turn_off(self._place.unwritable(error))
+            self._turn_off(self._destination.unwritable(error))
         except WireError as error:
             self._turn_off(str(error))
         return None

@@ -185,12 +185,34 @@ class WindowEnd:
     origin: Origin | None = None
     skipped: bool = False
 
+    @classmethod
+    def of_skipped(
+        cls, first_step: int, last_step: int, declared: int, *, probe: bool = False, origin: Origin | None = None
+    ) -> WindowEnd:
+        """Return the end of a window of which nothing is taken: all the draws it asked for are dropped."""
+        return cls(
+            window_id(first_step, probe=probe),
+            WindowKind.PROBE if probe else WindowKind.BURST,
+            first_step,
+            last_step,
+            declared,
+            declared,
+            origin,
+            skipped=True,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Events that show only once the device has delivered: ``find`` is called on the writer's thread, in turn."""
+    """Events that show only once the device has delivered.
+
+    Attributes:
+        find: called on the writer's thread, after everything offered before is taken.
+        nbytes: memory behind it while it waits.
+    """
 
     find: Callable[[], Iterable[Event]]
+    nbytes: int = 0
 
 
 @dataclass(slots=True)

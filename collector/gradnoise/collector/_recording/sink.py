@@ -1,4 +1,4 @@
-"""The framework-free core: a bounded queue, a writer thread, a dump. It never makes its caller wait.
+"""The framework-free core: a writer thread and its dump. It never makes its caller wait.
 
 A fork leaves the child with the memory but not the thread: everything here is inert in a process other than the
 one that made it.
@@ -11,13 +11,13 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from gradnoise.collector._config import Limits
 from gradnoise.collector._logging import Once, inform, warn
+from gradnoise.collector._recording.backlog import Backlog, Item, Look
 from gradnoise.collector._recording.records import DrawsAt, Event, Finding, ReferenceAt, SketchAt, StepRow, WindowEnd
 from gradnoise.collector._recording.spool import SEGMENTS, Spool
 from gradnoise.collector._recording.tables import AmbiguousDrawsError, TableBuilder
@@ -36,11 +36,7 @@ _SEGMENT_BYTES = 64 << 20
 _LINGER = 1.0  # seconds a row may wait for its batch to fill
 _LINGER_LONG = 5.0  # and a batch that would be smaller than this, of which much would be overhead:
 _SMALL_BATCH = 128 << 10
-_GATHER = 0.1  # seconds the writer lets records collect: each waking of it takes the interpreter from the training
 _LOOK = 2.0  # seconds between two looks of the writer at what it watches
-_SKETCH_BYTES = 8 << 16
-_ROW_BYTES = 512  # what a row of steps, events or windows is taken to hold in memory
-_METRIC_BYTES = 256
 
 AMBIGUOUS = (
     "gradnoise: several backward passes between two parameter updates are not microbatches of one theta (two losses, "
@@ -85,16 +81,6 @@ class Counters:
     skipped: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Watch:
-    """Something to look at until it says False."""
-
-    look: Callable[[], bool]
-
-
-_Item = DrawsAt | ReferenceAt | SketchAt | WindowEnd | StepRow | Event | Finding | threading.Event | _Watch
-
-
 class Sink:
     """Records draws, windows, steps and events into a dump from a thread of its own.
 
@@ -103,9 +89,6 @@ class Sink:
         info: the run.
         limits: of memory and disk.
         trim: whether segments that an analyzer has acknowledged may be deleted to make room.
-
-    Attributes:
-        pending: bytes that draws may hold before they are offered.
 
     Raises:
         RunExistsError, OSError: as :class:`gradnoise.wire.DumpWriter`; OSError also where no thread can be started.
@@ -121,34 +104,21 @@ class Sink:
     ) -> None:
         self._writer = DumpWriter(path, info, segment_bytes=min(_SEGMENT_BYTES, limits.spool // SEGMENTS))
         self._spool = Spool(self._writer, limits.spool, trim=trim)
-        # A batch on its way is there several times: as rows, columns, a message, and a file's next bytes.
         batch = min(_BATCH_BYTES, limits.memory // 16)
         self._tables = TableBuilder(info, self._writer.append, batch_bytes=batch)
         self._limits = limits
-        self.pending = limits.memory // 4
-        self._ends = limits.memory // 32  # for the ends of windows, when the queue is full
-        self._limit = limits.memory - self.pending - self._ends - 6 * batch
+        self._backlog = Backlog(limits.memory, batch)
+        self._wake = self._backlog.wake
         self.path = path
         self.producer = self._writer.producer
         self._pid = os.getpid()
-        self._enough = min(batch, self._limit // 2)
-        self._waiting: deque[tuple[_Item, int]] = deque()
-        self._bytes = 0
-        self._offered_draws = 0
-        self._offered_rows = 0
-        self._refused_draws = 0
-        self._refused_rows = 0
         self._skipped = 0
-        self._lost_ends = 0
-        self._lost_rows = 0
-        self._urgent = False
-        self._closing = self._ended = False
+        self._ended = False
         self._state = State.RECORDING
         self.error: str | None = None
         self._once = Once()
-        self._watches: list[_Watch] = []
+        self._looks: list[Look] = []
         self._cramped = False
-        self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="gradnoise-writer", daemon=True)
         try:
             self._thread.start()
@@ -163,9 +133,14 @@ class Sink:
         return os.getpid() == self._pid
 
     @property
+    def pending(self) -> int:
+        """Bytes that draws may hold before they are offered."""
+        return self._backlog.pending
+
+    @property
     def recording(self) -> bool:
         """Whether what is offered still reaches the disk."""
-        return self._state is State.RECORDING and not self._closing and self.here
+        return self._state is State.RECORDING and not self._backlog.closed and self.here
 
     @property
     def info(self) -> RunInfo:
@@ -180,48 +155,46 @@ class Sink:
     def counters(self) -> Counters:
         """Return what has been done so far."""
         tables = self._tables
-        draws, rows = self._refused_draws, self._refused_rows
+        offered, refused = self._backlog.offered, self._backlog.refused
+        draws, rows = refused.draws, refused.rows
         if not self._thread.is_alive() or self._state is State.OFF:
             # Whatever was accepted and is neither written nor known to be no draw was lost on its way.
-            draws = self._offered_draws - tables.draws_written - tables.ambiguous_draws
-            rows = self._offered_rows - tables.rows_written - tables.ambiguous_rows
+            draws = offered.draws - tables.draws_written - tables.ambiguous_draws
+            rows = offered.rows - tables.rows_written - tables.ambiguous_rows
         return Counters(tables.draws_written, tables.rows_written, tables.windows_written, draws, rows, self._skipped)
 
     def room(self) -> bool:
         """Whether the dump may grow by another window; asked where a burst or a probe would begin."""
-        if not self.recording or self._spool.room(self._bytes):
+        if not self.recording or self._spool.room(self._backlog.nbytes):
             return True
         if not self._cramped:
             self._cramped = True
-            self.watch(self._relieve)
+            self.keep_looking(self._relieve)
         return False
 
     def draws(self, item: DrawsAt) -> bool:
         """Offer the draws of one theta; False if the queue is full and they were dropped (and counted)."""
-        self._offered_draws += len(item.draws)
-        self._offered_rows += item.rows
-        if self._offer(item, item.nbytes):
+        backlog, draws, rows = self._backlog, len(item.draws), item.rows
+        backlog.offered.add(draws, rows)
+        if self._offer(item):
             return True
-        self._refused_draws += len(item.draws)
-        self._refused_rows += item.rows
-        if self.recording and item.nbytes > self._limit:
+        backlog.refused.add(draws, rows)
+        if self.recording and item.nbytes > backlog.limit:
             self.warn_once("memory", _TOO_LARGE, item.nbytes / 2**20, self._limits.memory / 2**20)
         return False
 
     def lose(self, draws: int, rows: int) -> None:
         """Count draws that were taken and could not be offered."""
-        self._offered_draws += draws
-        self._offered_rows += rows
-        self._refused_draws += draws
-        self._refused_rows += rows
+        self._backlog.offered.add(draws, rows)
+        self._backlog.refused.add(draws, rows)
 
     def reference(self, item: ReferenceAt) -> bool:
         """Offer the reference of a window."""
-        return self._offer(item, _ROW_BYTES + sum(values.nbytes for values in item.values))
+        return self._offer(item)
 
     def sketch(self, item: SketchAt) -> bool:
         """Offer a sketch."""
-        return self._offer(item, _SKETCH_BYTES)
+        return self._offer(item)
 
     def end_window(self, end: WindowEnd) -> None:
         """Close a window, full as the queue may be. One skipped for want of :meth:`room` is counted and warned of."""
@@ -230,18 +203,17 @@ class Sink:
         if end.skipped:
             self._skipped += 1
             self.warn_once("spool", _SKIPPED, self.path)
-        if not self._offer(end, _ROW_BYTES, self._ends):
-            self._lost_ends += 1
+        self._offer(end)
 
     def step(self, row: StepRow) -> bool:
         """Offer a row of the steps table."""
-        return self._offer(row, _ROW_BYTES + _METRIC_BYTES * len(row.metrics))
+        return self._offer(row)
 
     def event(
         self, kind: str, detail: str, *, count: int = 1, step: int | None = None, group: str | None = None
     ) -> bool:
         """Offer a row of the events table."""
-        return self._offer(Event(time.time_ns(), kind, count, detail, step, group), _ROW_BYTES + len(detail))
+        return self._offer(Event(time.time_ns(), kind, count, detail, step, group))
 
     def later(self, find: Callable[[], Iterable[Event]], nbytes: int = 0) -> bool:
         """Let the writer's thread add the events that ``find`` gives once the device has delivered.
@@ -250,11 +222,11 @@ class Sink:
             find: called after everything offered before is taken.
             nbytes: memory behind it while it waits.
         """
-        return self._offer(Finding(find), _ROW_BYTES + nbytes)
+        return self._offer(Finding(find, nbytes))
 
-    def watch(self, look: Callable[[], bool]) -> None:
+    def keep_looking(self, look: Callable[[], bool]) -> None:
         """Let the writer's thread call ``look`` every few seconds, until it returns False."""
-        self._offer(_Watch(look), 0)
+        self._offer(Look(look))
 
     def warn_once(self, key: str, message: str, *args: object) -> bool:
         """Log a warning, the first time for this key; return whether it was."""
@@ -275,8 +247,7 @@ class Sink:
                 return
             self._state = State.OFF
             self.error = reason
-            self._waiting_released()
-            self._wake.notify_all()
+            self._backlog.drop()
         warn("gradnoise turned itself off: %s. Training goes on; what was recorded is in %s", reason, self.path)
 
     def flush(self, timeout: float) -> bool:
@@ -284,15 +255,13 @@ class Sink:
         if not self.here:
             return False
         done = threading.Event()
-        if not self._offer(done, 0):
+        if not self._offer(done):
             return False
         return done.wait(timeout) and self._state is not State.OFF
 
     def end(self) -> None:
         """Take nothing more; what waits is written, and the dump sealed, while nobody waits."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify_all()
+        self._backlog.close()
 
     def close(self, timeout: float) -> bool:
         """Write what waits, seal the dump, end the thread; False if that took longer. Idempotent."""
@@ -306,29 +275,8 @@ class Sink:
         self._thread.join(max(0.0, deadline - time.monotonic()))
         return not self._thread.is_alive()
 
-    def _offer(self, item: _Item, nbytes: int, reserve: int = 0) -> bool:
-        if not self.recording:
-            return False
-        with self._wake:
-            if nbytes and self._bytes + nbytes > self._limit + reserve:
-                self._lost_rows += isinstance(item, ReferenceAt | SketchAt | StepRow | Event | Finding)
-                return False
-            first = not self._waiting
-            self._waiting.append((item, nbytes))
-            self._bytes += nbytes
-            if isinstance(item, threading.Event) or self._bytes >= self._enough:
-                self._urgent = True
-            if first or self._urgent:
-                self._wake.notify()
-        return True
-
-    def _waiting_released(self) -> None:
-        """Forget what waits and let go whoever waits for a flush. The lock is held."""
-        for item, _ in self._waiting:
-            if isinstance(item, threading.Event):
-                item.set()
-        self._waiting.clear()
-        self._bytes = 0
+    def _offer(self, item: Item) -> bool:
+        return self.recording and self._backlog.offer(item)
 
     # The writer's thread from here on.
 
@@ -346,38 +294,28 @@ class Sink:
         with self._wake:
             if self._state is State.RECORDING:
                 self._state = State.CLOSED
-            self._waiting_released()
             self._ended = True
-            self._wake.notify_all()
+            self._backlog.drop()
 
     def _write_all(self) -> None:
         since: float | None = None  # when the oldest row came that waits for its batch
         next_look = 0.0
         while self._state is State.RECORDING:
-            with self._wake:
-                if not self._waiting:
-                    self._urgent = False
-                    until = None if since is None else since + self._linger()
-                    if self._watches:
-                        until = next_look if until is None else min(until, next_look)
-                    left = None if until is None else max(0.0, until - time.monotonic())
-                    if self._wake.wait_for(self._called, left):
-                        self._wake.wait_for(self._hurried, _GATHER)
-                item, nbytes = self._waiting.popleft() if self._waiting else (None, 0)
-                closing = self._closing
-            if item is not None:
-                self._take(item)
-                with self._wake:
-                    # After the write: what the writer holds counts as waiting, too.
-                    self._bytes = max(0, self._bytes - nbytes)
-            elif closing:
+            until = None if since is None else since + self._linger()
+            if self._looks:
+                until = next_look if until is None else min(until, next_look)
+            taken = self._backlog.take(until)
+            if taken.item is not None:
+                self._take(taken.item)
+                self._backlog.written(taken.nbytes)
+            elif taken.closed and self._state is State.RECORDING:
                 self._tell_lost(None)
                 self._tables.flush()
                 return
             now = time.monotonic()
-            if self._watches and now >= next_look:
+            if self._looks and now >= next_look:
                 next_look = now + _LOOK
-                self._watches = [watch for watch in self._watches if self._look(watch)]
+                self._looks = [look for look in self._looks if self._look(look)]
             if since is not None and now >= since + self._linger():
                 self._tables.flush()
             if self._tables.empty:
@@ -388,9 +326,9 @@ class Sink:
     def _linger(self) -> float:
         return _LINGER if self._tables.nbytes >= _SMALL_BATCH else _LINGER_LONG
 
-    def _look(self, watch: _Watch) -> bool:
+    def _look(self, at: Look) -> bool:
         try:
-            return watch.look()
+            return at.look()
         except Exception as error:  # whatever is watched, the dump is written
             self.warn_once("watch", _UNWATCHED, self.path, type(error).__name__, error)
             return False
@@ -406,22 +344,15 @@ class Sink:
 
     def _tell_lost(self, step: int | None) -> None:
         """Count in the dump what found no room in the queue, and is no draw."""
-        with self._wake:
-            lost = {"windows": self._lost_ends, "rows": self._lost_rows}
-            self._lost_ends = self._lost_rows = 0
+        ends, rows = self._backlog.lost()
+        lost = {"windows": ends, "rows": rows}
         what = {"windows": "windows of which nothing is told", "rows": "rows of steps, events, references, sketches"}
         for kind, count in lost.items():
             if count:
                 detail = f"{count} {what[kind]}: the disk was slower than the training"
                 self._tables.add_event(Event(time.time_ns(), f"{kind}_lost", count, detail, step))
 
-    def _called(self) -> bool:
-        return bool(self._waiting) or self._closing or self._state is not State.RECORDING
-
-    def _hurried(self) -> bool:
-        return self._urgent or self._closing or self._state is not State.RECORDING
-
-    def _take(self, item: _Item) -> None:
+    def _take(self, item: Item) -> None:
         if isinstance(item, DrawsAt):
             try:
                 self._tables.add_draws(item)
@@ -446,8 +377,8 @@ class Sink:
         elif isinstance(item, Finding):
             for event in item.find():
                 self._tables.add_event(event)
-        elif isinstance(item, _Watch):
-            self._watches.append(item)
+        elif isinstance(item, Look):
+            self._looks.append(item)
         else:
             try:
                 self._tables.flush()

@@ -121,10 +121,7 @@ class Stepwise:
         if self.sink is None or self.sink.room():
             return True
         self._skipped = start
-        steps = plan.burst - phase
-        number = window_id(step, probe=False)
-        last = start + plan.burst - 1
-        self.sink.end_window(WindowEnd(number, WindowKind.BURST, step, last, steps, steps, skipped=True))
+        self.sink.end_window(WindowEnd.of_skipped(step, start + plan.burst - 1, plan.burst - phase))
         return False
 
     def begin(self, step: int, theta: int) -> HandedIn | None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradnoise.collector._recording.records import WindowEnd, kind_of_burst, window_id
-from gradnoise.wire import WindowKind
 
 if TYPE_CHECKING:
     from gradnoise.collector._recording.records import Origin
@@ -42,9 +41,7 @@ class Burst:
     def skipped(self, origin: Origin) -> WindowEnd:
         """Return what says that nothing of the window is recorded."""
         last = self.first_step + self.declared - 1
-        return WindowEnd(
-            self.window, WindowKind.BURST, self.first_step, last, self.declared, self.declared, origin, skipped=True
-        )
+        return WindowEnd.of_skipped(self.first_step, last, self.declared, origin=origin)
 
     def end(self, origin: Origin) -> WindowEnd:
         """Return what closes the window."""

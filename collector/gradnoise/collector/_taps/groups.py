@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gradnoise.collector._config import Sampling
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._logging import inform
-from gradnoise.collector._recording.coordinates import sample_coordinates
+from gradnoise.collector._recording.coordinates import MAX_GROUPS, sample_coordinates
 from gradnoise.wire import Group
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["groups_of", "held", "is_a", "is_dtensor", "named", "unwrapped"]
 
-_MAX_GROUPS = 2**15 - 1  # the dump codes groups in 16 bits
 
 # Modules that stand around another one: where they are defined, their name, and the attribute that holds the other.
 # Looked up among what is loaded: importing them here would cost seconds.
@@ -134,8 +133,8 @@ def groups_of(model: torch.nn.Module, sampling: Sampling) -> tuple[Group, ...]:
             f"attach(model={type(model).__name__}): nothing to record, {what}; "
             "attach a model with parameters that require gradients, after freezing and unfreezing"
         )
-    if len(groups) > _MAX_GROUPS:
-        raise CollectorError(f"{len(groups)} parameter tensors: at most {_MAX_GROUPS} can be recorded")
+    if len(groups) > MAX_GROUPS:
+        raise CollectorError(f"{len(groups)} parameter tensors: at most {MAX_GROUPS} can be recorded")
     if replicated:
         inform("%d parameters are replicas of other processes' shards, which record them", replicated)
     return tuple(groups)

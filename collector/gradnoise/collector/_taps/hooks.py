@@ -39,8 +39,8 @@ class _RootHook:
         if hooks is not None and hooks.armed and torch.is_grad_enabled():
             hooks.forwards_known = True
             hooks.counter.forwards += 1
-            if hooks.watch is not None:
-                hooks.watch(output)
+            if hooks.mark is not None:
+                hooks.mark(output)
 
     def __reduce__(self) -> tuple[type[_RootHook], tuple[()]]:
         return _RootHook, ()
@@ -72,7 +72,7 @@ class LeafHooks:
         self.armed = False
         self.forwards_known = False
         self.counter = counter
-        self.watch: Callable[[object], None] | None = None
+        self.mark: Callable[[object], None] | None = None
         self._groups = groups
         self._on_gradient = on_gradient
         self._shards = shards
@@ -94,12 +94,12 @@ class LeafHooks:
         leave_alone(_RootHook.__call__)
         found = self.parameters(model)
         self.armed, self.forwards_known = True, False
-        on_gradient, watch = uncompiled(self._on_gradient), None
+        on_gradient, mark = uncompiled(self._on_gradient), None
         sharded = {number: parameter for number, parameter in found.items() if is_dtensor(parameter)}
         if sharded:
             self._shards.arm(sharded)
-            watch = uncompiled(self._shards.watch)
-        self.watch = watch
+            mark = uncompiled(self._shards.mark)
+        self.mark = mark
         for number, parameter in found.items():
             if number not in sharded:
                 # A model may be sent to a process that is spawned in the middle of a burst: without its hooks.
@@ -117,7 +117,7 @@ class LeafHooks:
         """
         if self.forwards_known:
             self._remove_root()
-        self.armed, self.watch = False, None
+        self.armed, self.mark = False, None
         self._shards.disarm()
         handles, self._handles = self._handles, []
         for parameter, handle in handles:

@@ -67,8 +67,8 @@ class Listener:
 
     def before_backward(self, loss: torch.Tensor) -> None:
         """Look at what sharded parameters hold when the backward pass of this loss begins; never raises."""
-        if self._hooks.watch is not None:
-            self._hooks.watch(loss)
+        if self._hooks.mark is not None:
+            self._hooks.mark(loss)
 
     def rest(self) -> None:
         """Take the hooks off until it begins again; idempotent."""

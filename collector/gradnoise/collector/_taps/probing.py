@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradnoise.collector._recording.records import WindowEnd, window_id
+from gradnoise.collector._recording.records import WindowEnd
 from gradnoise.collector._taps.probe import ProbeError, run_probe
-from gradnoise.wire import WindowKind
 
 if TYPE_CHECKING:
     import weakref
@@ -76,10 +75,8 @@ class Probing:
             return
         self._waiting = None
         if not self._sink.room():
-            window = window_id(theta, probe=True)
-            self._sink.end_window(
-                WindowEnd(window, WindowKind.PROBE, theta, theta, probe.draws, probe.draws, self._origin, skipped=True)
-            )
+            end = WindowEnd.of_skipped(theta, theta, probe.draws, probe=True, origin=self._origin)
+            self._sink.end_window(end)
             return
         try:
             run_probe(

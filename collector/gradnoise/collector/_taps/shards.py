@@ -74,7 +74,7 @@ class ShardHooks:
             if not parameter._post_accumulate_grad_hooks:
                 parameter._post_accumulate_grad_hooks = None  # type: ignore[assignment]
 
-    def watch(self, output: object) -> None:
+    def mark(self, output: object) -> None:
         """Look at the gradients as they are when the backward pass of a forward pass's output begins."""
         try:
             from torch.utils._pytree import tree_leaves
