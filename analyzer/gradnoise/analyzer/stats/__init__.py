@@ -6,8 +6,9 @@ into memory, ``estimators`` other estimators of α, ``block_sums`` the published
 stable law, ``goodness`` asks whether a law fits at all, ``aggregation`` what becomes of α in sums, ``normality`` are
 the classical tests. ``contrasts`` turns draws of the gradient into noise, ``forms`` reads a noise matrix in the forms
 of the literature, ``decomposition`` says how much of the tail across parameters is a spread of scales, ``drift`` and
-``dependence`` look at the order of the draws, ``adam`` is the noise of ADAM's momentum. Results are frozen dataclasses
-built from ``Estimate``.
+``dependence`` look at the order of the draws, ``adam`` is the noise of ADAM's momentum. ``alignment`` holds the
+covariance of the noise against the Hessian, ``noise_scale`` against the gradient. Results are frozen dataclasses built
+from ``Estimate``.
 
 Modules are loaded when they are first used: scipy and numba take their time.
 """
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from gradnoise.analyzer.stats import (
         adam,
         aggregation,
+        alignment,
         block_sums,
         compare,
         contrasts,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
         forms,
         gaussian,
         goodness,
+        noise_scale,
         normality,
         rivals,
         sketch,
@@ -66,6 +69,7 @@ __all__ = [
     "Verdict",
     "adam",
     "aggregation",
+    "alignment",
     "block_sums",
     "compare",
     "contrasts",
@@ -76,6 +80,7 @@ __all__ = [
     "forms",
     "gaussian",
     "goodness",
+    "noise_scale",
     "normality",
     "rivals",
     "sketch",

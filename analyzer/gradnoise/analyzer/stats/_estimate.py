@@ -38,6 +38,8 @@ class Status(enum.StrEnum):
     """The scale drifts over the window by more than the stated limit; set by whoever knows the order of the draws."""
     NO_CONVERGENCE = "no_convergence"
     """The iteration stopped without meeting its tolerance."""
+    NOT_MEASURED = "not_measured"
+    """Something that the quantity is made of was not measured."""
 
 
 class Verdict(enum.StrEnum):

@@ -1,0 +1,79 @@
+"""From replicates without one draw each, and errors of another source, to one estimate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import stdtrit
+
+from gradnoise.analyzer.stats._estimate import Estimate
+
+if TYPE_CHECKING:
+    from gradnoise.analyzer.stats._estimate import Floats
+
+__all__ = ["Part", "combined", "jackknife_variance", "replicated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An independent source of error: its variance and the degrees of freedom that the variance is known with."""
+
+    variance: float
+    freedom: float
+
+
+def jackknife_variance(values: Floats) -> float:
+    """(K−1)/K Σ (r_k − r̄)² of values[1:], each made without one draw (Efron & Stein 1981)."""
+    replicates = values[1:]
+    n = len(replicates)
+    return float((n - 1) / n * np.sum((replicates - replicates.mean()) ** 2))
+
+
+def combined(
+    value: float,
+    parts: tuple[Part, ...],
+    *,
+    n: float,
+    method: str,
+    reference: str = "",
+    log: bool = False,
+    warnings: tuple[str, ...] = (),
+) -> Estimate:
+    """``value`` with the errors of all parts: Student's t with the degrees of freedom of Satterthwaite (1946).
+
+    ``log``: the parts are of ln(value), and so is the interval.
+    """
+    variance = math.fsum(part.variance for part in parts)
+    weight = math.fsum(part.variance**2 / part.freedom for part in parts)
+    freedom = variance**2 / weight if weight > 0 else math.inf
+    se = math.sqrt(variance)
+    margin = float(stdtrit(freedom, 0.975)) * se if math.isfinite(freedom) else 1.959963984540054 * se
+    if log:
+        return Estimate(
+            value, value * se, value * math.exp(-margin), value * math.exp(margin), n, method, reference, warnings
+        )
+    return Estimate(value, se, value - margin, value + margin, n, method, reference, warnings)
+
+
+def replicated(
+    values: Floats,
+    *others: Part,
+    method: str,
+    reference: str = "",
+    warnings: tuple[str, ...] = (),
+) -> Estimate:
+    """The estimate of values (K + 1,), of all draws and without each, with the relative errors of ``others``.
+
+    The interval is on the logarithm where all values are positive: the errors of squares and of their ratios are
+    skewed. Elsewhere it is symmetric.
+    """
+    n = len(values) - 1
+    value = float(values[0])
+    log = bool((values > 0).all())
+    variance = jackknife_variance(np.log(values)) if log else jackknife_variance(values)
+    unit = 1.0 if log else value**2
+    parts = (Part(variance, n - 1), *(Part(part.variance * unit, part.freedom) for part in others))
+    return combined(value, parts, n=n, method=method, reference=reference, log=log, warnings=warnings)

@@ -1,0 +1,80 @@
+"""What the metrics read without alignment: a random orthogonal frame between H and Σ, of which isotropic noise is one.
+
+For a Haar-random rotation Q and traceless symmetric A, B of dimension d, E Tr(A QBQᵀ) = 0 and
+Var Tr(A QBQᵀ) = 2 ‖A‖² ‖B‖² / ((d−1)(d+2)) (Collins & Śniady 2006, by second-order Weingarten calculus). Isotropic
+noise has B = 0: then only the finite number of draws is left, for normal noise Var(uᵀAu) = 2‖A‖² (Tr Σ/d)².
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from scipy.special import chdtri
+
+from gradnoise.analyzer.stats._curved import Unknown
+from gradnoise.analyzer.stats._estimate import Z95, Estimate
+
+if TYPE_CHECKING:
+    from gradnoise.analyzer.stats._setting import Setting
+
+__all__ = [
+    "FRAME",
+    "direction_null",
+    "isotropic_square",
+    "positive_null",
+    "relative_variance",
+]
+
+FRAME = "random orthogonal frame, draws as many as here"
+
+
+def relative_variance(given: Setting, trace: float, square: float, *, sampled: bool = True) -> float:
+    """Variance of d Tr(AΣ) / (Tr A Tr Σ), mean 1, over frames and (``sampled``) draws; A by its trace and ‖A‖²_F.
+
+    NaN where Σ is not known well enough.
+    """
+    d = given.measured.dimension
+    if isinstance(given.trace, Unknown) or trace == 0:
+        return math.nan
+    apart = max(square - trace**2 / d, 0.0) / trace**2
+    draws = len(given.trace) - 1
+    spread = 0.0
+    if not isinstance(given.square, Unknown) and d > 1:
+        spread = max(float(given.square[0]) / float(given.trace[0]) ** 2 - 1.0 / d, 0.0)
+    frame = 2.0 * apart * spread * d**2 / ((d - 1.0) * (d + 2.0)) if d > 1 else 0.0
+    return frame + (2.0 * apart / draws if sampled else 0.0)
+
+
+def positive_null(value: float, relative: float, n: float, method: str = FRAME) -> Estimate:
+    """A positive value with relative variance ``relative``: quantiles of the χ² law of that mean and variance."""
+    if not math.isfinite(relative):
+        return Estimate(value, math.nan, math.nan, math.nan, n, method)
+    if relative < 1e-4 or value <= 0:
+        se = abs(value) * math.sqrt(relative)
+        return Estimate(value, se, value - Z95 * se, value + Z95 * se, n, method)
+    freedom = 2.0 / relative
+    low, high = (value * float(chdtri(freedom, p)) / freedom for p in (0.975, 0.025))
+    return Estimate(value, value * math.sqrt(relative), low, high, n, method)
+
+
+def direction_null(given: Setting) -> Estimate | None:
+    """Of c_ii: Tr Σ / d."""
+    if isinstance(given.trace, Unknown):
+        return None
+    value = float(given.trace[0]) / given.measured.dimension
+    return positive_null(value, relative_variance(given, 1.0, 1.0), len(given.trace) - 1)
+
+
+def isotropic_square(given: Setting) -> Estimate | None:
+    """Of Tr Σ²: (Tr Σ)²/d. Its estimate from K normal draws has variance 4 (Tr Σ²)²/K² · (1 + K/d·2)."""
+    if isinstance(given.trace, Unknown):
+        return None
+    d, draws = given.measured.dimension, len(given.trace) - 1
+    value = float(given.trace[0]) ** 2 / d
+    # Pairs: Var of the mean of (u_a·u_b)² = 4/K² (Tr Σ²)² + 8/K Tr Σ⁴ to leading order (Chen, Zhang & Zhong 2010);
+    # Tr Σ⁴ = (Tr Σ²)²/d for isotropic Σ; and 8/K of that is what the estimated trace in `value` follows.
+    relative = 4.0 / draws**2
+    se = value * math.sqrt(relative)
+    method = "isotropic noise of the same trace, draws as many as here"
+    return Estimate(value, se, value - Z95 * se, value + Z95 * se, draws, method)
