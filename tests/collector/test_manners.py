@@ -1,346 +1,32 @@
-"""A guest's manners: whatever happens to the process, training is not hurt and what was recorded is readable."""
+"""A guest's manners: whatever happens around it, training is not hurt and what was recorded is readable."""
 
 from __future__ import annotations
 
-import copy
 import gc
 import logging
-import os
-import pickle
-import signal
-import subprocess
 import sys
-import textwrap
-import threading
 import time
 import weakref
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing  # makes its pickler fit for tensors
 from torch import nn
 
 from gradnoise.collector import Limits, Recorder, Sampling, attach
 from gradnoise.collector._recording import opening
 from gradnoise.collector._recording import sink as _sink
-from gradnoise.wire import Dump, RunExistsError, Table, recover
+from gradnoise.wire import Dump, RunExistsError, Table
 
-from .fake import FakeIngest, FakeServer
+from .fake import FakeServer
+from .guests import EVERY, assert_same, assert_sealed, run, weights
 from .loops import Data, assert_recorded, counted, hooks_left, messages, mlp, rows, train
 from .test_bursts import sgd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-EVERY = Sampling(burst=10, every=10)
-
-PRELUDE = """
-import atexit, logging, os, signal, sys, threading, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from tests.collector.loops import Data, loss_of, mlp, train
-from gradnoise.collector import Limits, Recorder, Sampling, attach
-from gradnoise.collector._recording import opening
-from gradnoise.collector._recording import sink as _sink
-path = Path(sys.argv[1])
-model, data = mlp(), Data()
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-every = Sampling(burst=10, every=10)
-"""
-
-
-def start(code: str, path: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(code), str(path), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(code: str, path: Path) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
-    process = start(code, path)
-    try:
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    return process.returncode, out, err
-
-
-def assert_sealed(path: Path) -> None:
-    assert not list(path.glob("*.open"))
-    assert not list(path.glob("*.lock"))
-
-
-def weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
-
-
-# --- how a process ends ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("steps", [3, 15])
-def test_the_interpreter_ends_inside_and_outside_of_a_burst(tmp_path: Path, steps: int) -> None:
-    code = f"""
-    attach(model, optimizer, dump=path, run="r", sampling=Sampling(burst=5, every=20))
-    train(model, optimizer, data, {steps})
-    """
-    assert run(code, tmp_path) == (0, "", "")
-    assert_sealed(tmp_path)
-    assert len(rows(tmp_path)) == 4 * min(steps, 5)
-    (window,) = rows(tmp_path, Table.WINDOWS)
-    assert (window["declared"], window["recorded"]) == (5, min(steps, 5))
-
-
-@pytest.mark.parametrize("block", [True, False])
-def test_an_exception_in_the_loop_ends_the_recording_and_stays_the_users(tmp_path: Path, block: bool) -> None:
-    code = f"""
-    handle = attach(model, optimizer, dump=path, run="r", sampling=every)
-    def fail(step):
-        if step == 4:
-            raise ValueError("mine")
-    if {block}:
-        with handle:
-            train(model, optimizer, data, 10, fail)
-    else:
-        train(model, optimizer, data, 10, fail)
-    """
-    status, out, err = run(code, tmp_path)
-    assert (status, out) == (1, "")
-    assert err.rstrip().endswith("ValueError: mine")
-    assert "gradnoise:" not in err
-    assert_sealed(tmp_path)
-    assert len(rows(tmp_path)) == 4 * 5
-
-
-TERMINATED = """
-handle = attach(model, optimizer, dump=path, run="r", sampling=every)
-train(model, optimizer, data, 25)
-handle.flush()
-print("flushed", flush=True)
-while True:
-    train(model, optimizer, data, 1)
-"""
-
-
-def test_a_process_that_is_terminated_leaves_a_readable_dump(tmp_path: Path) -> None:
-    process = start(TERMINATED, tmp_path)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "flushed\n"
-    process.terminate()
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGTERM
-    assert err == ""
-    before = rows(tmp_path)
-    assert len(before) >= 4 * 25
-    assert len(rows(tmp_path, Table.WINDOWS)) >= 2
-    assert recover(tmp_path).sealed > 0, "the lock is free"
-    assert rows(tmp_path) == before
-
-
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    running = FakeServer(FakeIngest())
-    yield running
-    running.stop()
-
-
-def test_the_shipper_of_a_terminated_process_goes_on(tmp_path: Path, server: FakeServer) -> None:
-    code = TERMINATED.replace("dump=path", "dump=path, endpoint=sys.argv[2]")
-    server.stop()  # so that all is left to be shipped
-    process = start(code, tmp_path, server.endpoint)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "flushed\n"
-    process.terminate()
-    process.communicate(timeout=60)
-    server.ingest.stopped.clear()
-    server.start()
-    dump = Dump(tmp_path)
-    (producer,) = dump.producers()
-    wanted = {table: [s.crc32 for s in dump.batches(table, producer)] for table in Table}
-    assert server.ingest.wait_for(sum(map(len, wanted.values())))
-    for table in Table:
-        assert [s.crc32 for s in server.ingest.stored.get((producer, table), [])] == wanted[table]
-
-
-@pytest.mark.parametrize("handler", ["sys.exit(3)", "(handle.close(), sys.exit(3))"])
-def test_a_handler_that_exits_leaves_a_sealed_dump(tmp_path: Path, handler: str) -> None:
-    code = f"signal.signal(signal.SIGTERM, lambda *_: {handler})\n{TERMINATED}"
-    process = start(code, tmp_path)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "flushed\n"
-    process.terminate()
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (3, "")
-    assert_sealed(tmp_path)
-    windows = rows(tmp_path, Table.WINDOWS)
-    assert sum(window["rows"] for window in windows) == len(rows(tmp_path)) >= 4 * 25
-
-
-class Interrupting(torch.autograd.Function):
-    """Raises SIGINT in the middle of the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        os.kill(os.getpid(), signal.SIGINT)
-        return gradients[0]
-
-
-def test_an_interrupt_inside_backward_reaches_the_user_and_the_draw_is_left_out(tmp_path: Path) -> None:
-    def loop(path: Path | None) -> tuple[dict[str, torch.Tensor], list[Any]]:
-        torch.manual_seed(0)
-        model, data = mlp(), Data()
-        optimizer = sgd(model)
-        handle = None if path is None else attach(model, optimizer, dump=path, sampling=EVERY)
-        taken = train(model, optimizer, data, 2)
-        optimizer.zero_grad()
-        x, y = data()
-        hidden = Interrupting.apply(model[1](model[0](x)))  # type: ignore[no-untyped-call]
-        with pytest.raises(KeyboardInterrupt):
-            nn.functional.cross_entropy(model[2](hidden), y).backward()
-        taken += train(model, optimizer, data, 3)
-        if handle is not None:
-            handle.close()
-            assert handle.stats().state == "closed"
-        return weights(model), taken
-
-    without, _ = loop(None)
-    with_hook, taken = loop(tmp_path)
-    assert_same(without, with_hook)
-    assert_recorded(tmp_path, {(0, step): gradients for step, gradients in enumerate(taken)})
-
-
-# --- fork, spawn, threads, copies --------------------------------------------------------------------------------
-
-
-def test_a_child_forked_while_the_writer_holds_its_lock_goes_on(tmp_path: Path) -> None:
-    code = """
-    import warnings
-    warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads, as data loaders do it
-    handle = attach(model, optimizer, dump=path, run="r", sampling=every)
-    held, done = threading.Event(), threading.Event()
-    def hold():
-        with handle._sink._wake:
-            held.set()
-            done.wait(30)
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(30)
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)  # a deadlock would end it
-        train(model, optimizer, data, 3)
-        handle.log(loss=1.0)
-        handle._sink.warn_once("key", "not said")
-        handle._sink.fail("not said")
-        handle.flush()
-        handle.stats()
-        handle.close()
-        os._exit(7)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    done.set()
-    thread.join()
-    train(model, optimizer, data, 2)
-    handle.close()
-    """
-    assert run(code, tmp_path) == (0, "7\n", "")
-    assert len(rows(tmp_path)) == 4 * 2
-
-
-def test_a_child_may_attach_for_itself(tmp_path: Path) -> None:
-    code = """
-    import warnings
-    warnings.simplefilter("ignore", DeprecationWarning)
-    handle = attach(model, optimizer, dump=path / "parent", run="r", sampling=every)
-    train(model, optimizer, data, 2)
-    child = os.fork()
-    if child == 0:
-        with attach(model, optimizer, dump=path / "child", run="r", sampling=every):
-            train(model, optimizer, data, 3)
-        os._exit(7)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    train(model, optimizer, data, 2)
-    """
-    assert run(code, tmp_path) == (0, "7\n", "")
-    assert len(rows(tmp_path / "parent")) == 4 * 4
-    assert len(rows(tmp_path / "child")) == 4 * 3
-
-
-def test_the_handle_may_be_copied_and_pickled_with_what_holds_it(tmp_path: Path) -> None:
-    model, data = mlp(), Data()
-    optimizer = sgd(model)
-    model.recorder = attach(model, optimizer, dump=tmp_path, run="r", sampling=EVERY)
-    train(model, optimizer, data, 2)
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert other.recorder.stats().state == "closed"
-        assert (other.recorder.run, other.recorder.path) == ("r", tmp_path)
-        other.recorder.log(loss=1.0)
-        other.recorder.close()
-        train(other, sgd(other), data, 1)
-    train(model, optimizer, data, 2)
-    model.recorder.close()
-    assert len(rows(tmp_path)) == 4 * 4
-
-
-def test_a_model_may_be_sent_to_a_spawned_process_in_the_middle_of_a_burst(tmp_path: Path) -> None:
-    model, data = mlp(), Data()
-    optimizer = sgd(model)
-    with attach(model, optimizer, dump=tmp_path, sampling=EVERY) as handle:
-        train(model, optimizer, data, 2)
-        assert hooks_left(model) > 0
-        # As torch.multiprocessing sends it; a warning would be an error here.
-        there = pickle.loads(ForkingPickler.dumps((model, handle)))
-        train(there[0], sgd(there[0]), data, 1)
-        assert there[1].stats().state == "closed"
-        train(model, optimizer, data, 2)
-    assert len(rows(tmp_path)) == 4 * 4
-
-
-def in_thread(work: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
-
-
-def test_training_in_another_thread_than_attach(tmp_path: Path) -> None:
-    model, data = mlp(), Data()
-    optimizer = sgd(model)
-    taken: list[Any] = []
-    with attach(model, optimizer, dump=tmp_path, sampling=EVERY):
-        in_thread(lambda: taken.extend(train(model, optimizer, data, 12))).join()
-    assert_recorded(tmp_path, {(20 * (s // 10), s % 10): taken[s] for s in range(12)})
-
-
-def test_two_threads_train_two_models(tmp_path: Path) -> None:
-    taken: dict[int, Any] = {}
-
-    def work(number: int) -> None:
-        torch.manual_seed(number)
-        model, data = mlp(), Data(seed=number)
-        optimizer = sgd(model)
-        with attach(model, optimizer, dump=tmp_path / str(number), sampling=EVERY):
-            taken[number] = train(model, optimizer, data, 40)
-
-    for thread in [in_thread(lambda number=number: work(number)) for number in range(2)]:  # type: ignore[misc]
-        thread.join()
-    for number in range(2):
-        assert_recorded(tmp_path / str(number), {(20 * (s // 10), s % 10): taken[number][s] for s in range(40)})
+    from collections.abc import Callable
 
 
 # --- several models, cells that are run again, models that go ----------------------------------------------------
@@ -447,23 +133,6 @@ def test_a_handle_that_was_closed_does_not_stay_for_as_long_as_its_model(tmp_pat
     del handle
     gc.collect()
     assert [ref() for ref in handles] == [None, None]
-
-
-def test_a_process_forked_to_train_leaves_a_sealed_dump(tmp_path: Path) -> None:
-    code = """
-    import multiprocessing, warnings
-    warnings.simplefilter("ignore", DeprecationWarning)
-    def work():
-        attach(model, optimizer, dump=path, run="r", sampling=every)
-        train(model, optimizer, data, 3)
-    child = multiprocessing.get_context("fork").Process(target=work)
-    child.start()
-    child.join(60)
-    print(child.exitcode)
-    """
-    assert run(code, tmp_path) == (0, "0\n", "")
-    assert len(rows(tmp_path)) == 4 * 3
-    assert_sealed(tmp_path)
 
 
 # --- places, clocks, logs ----------------------------------------------------------------------------------------
@@ -596,7 +265,8 @@ def test_a_handler_of_the_users_that_raises_is_no_matter(tmp_path: Path, capsys:
 # --- the disk ----------------------------------------------------------------------------------------------------
 
 
-def test_a_spool_that_is_shipped_in_time_never_fills_up(tmp_path: Path, server: FakeServer) -> None:
+def test_a_spool_that_is_shipped_in_time_never_fills_up(tmp_path: Path, serve: Callable[..., FakeServer]) -> None:
+    server = serve()
     sampling = Sampling(coordinates=10_000, burst=4, every=8)
     limits = Limits(spool=1 << 20)
     recorder = Recorder("r", tmp_path, server.endpoint, {"w": 10_000}, sampling, limits)
