@@ -106,7 +106,7 @@ def test_a_failed_window_has_the_same_rows_live_and_from_the_dump(tmp_path: Path
         live = catalog.rows(INFO.run)
     (batch,) = analyse_dump(Dump(tmp_path / "runs" / INFO.run), options, analysis=analysis)
     drop = ["analysed_at", "zeros"]  # the time, and NaN, which equals nothing
-    assert live.drop(drop).equals(batch.drop(drop))
+    assert live.drop(drop).equals(batch.tail.drop(drop))
     assert set(live.column("non_finite").to_pylist()) == {7}
 
 
@@ -219,10 +219,11 @@ def test_a_rank_that_comes_late_has_the_window_analysed_again(tmp_path: Path) ->
         rank_closes(store, analyst, 1)
         idle(store, catalog)
         assert results(catalog) == [(Q, 0, 40, True)]
+        before = catalog.last_row
         rank_closes(store, analyst, 0)
         idle(store, catalog)
         assert results(catalog) == [(P, 0, 80, False)]
-        assert catalog.rows(INFO.run, after_row=9).num_rows == 9  # a watcher gets the new rows
+        assert catalog.rows(INFO.run, after_row=before).num_rows == 9  # a watcher gets the new rows
 
 
 def test_ranks_with_parameters_of_their_own_have_results_of_their_own(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 from gradnoise.analyzer.analysis import AnalysisOptions, Contrast, WindowReport, analyse
 from gradnoise.analyzer.batch import analyse_dump, count_windows, follow_dump
 from gradnoise.wire import Dump, DumpWriter, Table
-from gradnoise.wire.results import TAIL_SCHEMA
+from gradnoise.wire.results import ALIGNMENT_SCHEMA, TAIL_SCHEMA
 
 from ..proto.dumps import INFO, draws_batch, windows_batch
 from .producing import rank_window_batch
@@ -15,6 +15,7 @@ from .producing import rank_window_batch
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gradnoise.analyzer.tables import WindowTables
     from gradnoise.analyzer.windows import Window
 
 
@@ -36,13 +37,16 @@ def test_tables_come_in_order_with_rows_numbered_on(tmp_path: Path) -> None:
     stored = dump(tmp_path)
     assert count_windows(stored) == 4
     tables = list(analyse_dump(stored, threads=3))
-    table = pa.concat_tables(tables)
-    assert table.schema.equals(TAIL_SCHEMA, check_metadata=True)
-    assert table.column("row").to_pylist() == list(range(1, 37))
-    assert [t.column("window")[0].as_py() for t in tables] == [0, 1, 2, 3]
+    numbers = [each.column("row").to_pylist() for found in tables for each in (found.tail, found.alignment)]
+    assert [number for each in numbers for number in each] == list(range(1, 1 + sum(t.num_rows for t in tables)))
+    assert [found.tail.num_rows for found in tables] == [9] * 4
+    assert [found.key[2] for found in tables] == [0, 1, 2, 3]
     assert stored.problems == []
-    alone = pa.concat_tables(analyse_dump(stored, threads=1))
-    assert alone.drop(["analysed_at"]).equals(table.drop(["analysed_at"]))
+    alone = list(analyse_dump(stored, threads=1))
+    for name in ("tail", "alignment"):
+        one, other = (pa.concat_tables(getattr(found, name) for found in each) for each in (tables, alone))
+        assert one.schema.equals(TAIL_SCHEMA if name == "tail" else ALIGNMENT_SCHEMA, check_metadata=True)
+        assert one.drop(["analysed_at"]).equals(other.drop(["analysed_at"]))
 
 
 def test_options_and_steps_are_heeded(tmp_path: Path) -> None:
@@ -54,7 +58,8 @@ def test_options_and_steps_are_heeded(tmp_path: Path) -> None:
         return analyse(window, options)
 
     options = AnalysisOptions(contrast=Contrast.DIFFERENCE)
-    table = pa.concat_tables(analyse_dump(stored, options, steps=(139, 200), threads=1, analysis=analysis))
+    found = analyse_dump(stored, options, steps=(139, 200), threads=1, analysis=analysis)
+    table = pa.concat_tables(tables.tail for tables in found)
     assert set(table.column("reference").to_pylist()) == {"difference"}
     assert seen == [1, 2]
     assert count_windows(stored, (139, 200)) == 2
@@ -68,15 +73,17 @@ def test_a_failing_window_is_a_table_of_reasons(tmp_path: Path) -> None:
             raise ValueError("not this one")
         return analyse(window, options)
 
-    tables = list(analyse_dump(dump(tmp_path, 3), analysis=analysis))
+    found = list(analyse_dump(dump(tmp_path, 3), analysis=analysis))
+    tables = [each.tail for each in found]
     assert [set(t.column("status").to_pylist()) == {"failed"} for t in tables] == [False, True, False]
     assert tables[1].column("reason")[0].as_py() == "the analysis failed: ValueError: not this one"
-    assert [t.column("row")[0].as_py() for t in tables] == [1, 10, 19]
+    firsts = [1, 1 + found[0].num_rows, 1 + found[0].num_rows + found[1].num_rows]
+    assert [t.column("row")[0].as_py() for t in tables] == firsts
 
 
 def test_leaving_early_leaves_no_thread_behind(tmp_path: Path) -> None:
     tables = analyse_dump(dump(tmp_path), threads=2)
-    assert next(tables).num_rows == 9
+    assert next(tables).tail.num_rows == 9
     tables.close()
     assert next(tables, None) is None
 
@@ -98,12 +105,13 @@ def test_following_a_growing_dump_yields_windows_as_they_close_and_ends_with_the
             writer.close()
 
     tables = list(follow_dump(Dump(tmp_path), pause=pause))
-    assert [(t.column("window")[0].as_py(), t.column("row")[0].as_py()) for t in tables] == [
-        (0, 1), (1, 10), (2, 19), (3, 28),
-    ]  # fmt: skip
-    assert {t.column("draws")[0].as_py() for t in tables} == {40}
+    assert [t.key[2] for t in tables] == [0, 1, 2, 3]
+    numbers = [number for t in tables for number in (*t.tail["row"].to_pylist(), *t.alignment["row"].to_pylist())]
+    assert numbers == list(range(1, 1 + sum(t.num_rows for t in tables)))
+    assert {t.tail.column("draws")[0].as_py() for t in tables} == {40}
     assert waits == 3
-    assert list(follow_dump(Dump(tmp_path), pause=pause))[-1].column("row")[0].as_py() == 28
+    again = list(follow_dump(Dump(tmp_path), pause=pause))[-1]
+    assert again.tail.column("row")[0].as_py() == tables[-1].tail.column("row")[0].as_py()
     assert waits == 3
 
 
@@ -120,9 +128,9 @@ def close(writer: DumpWriter, number: int, windows: range, *, thetas: int = 7) -
         writer.append(Table.WINDOWS, rank_window_batch(window, 40, number, thetas=thetas, **steps))
 
 
-def drawn(tables: list[pa.Table]) -> list[tuple[int, int, int, bool]]:
+def drawn(tables: list[WindowTables]) -> list[tuple[int, int, int, bool]]:
     """Window, draws, thetas, and whether a rank is missing."""
-    rows = [table.to_pylist()[0] for table in tables]
+    rows = [each.tail.to_pylist()[0] for each in tables]
     return [(r["window"], r["draws"], r["thetas"], any("ranks" in w for w in r["warnings"])) for r in rows]
 
 
@@ -188,5 +196,5 @@ def test_following_holds_only_a_few_windows_for_ranks_that_do_not_come(tmp_path:
         waits += 1
         writer.close()
 
-    found = [(table.column("window")[0].as_py(), waits) for table in follow_dump(Dump(tmp_path), pause=pause)]
+    found = [(tables.key[2], waits) for tables in follow_dump(Dump(tmp_path), pause=pause)]
     assert found == [(window, 0 if window < 4 else 1) for window in range(12)]

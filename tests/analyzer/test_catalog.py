@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from gradnoise.analyzer.analysis import Plan, TailRow, WindowReport
+from gradnoise.analyzer.analysis import AlignmentRow, Plan, TailRow, WindowReport
 from gradnoise.analyzer.catalog import Catalog
-from gradnoise.analyzer.tables import numbered, tail_table
-from gradnoise.wire.results import FORMS, TAIL_SCHEMA
+from gradnoise.analyzer.tables import WindowTables, window_tables
+from gradnoise.wire.results import ALIGNMENT_SCHEMA, FORMS, TAIL_SCHEMA
 
 from .test_tables import NOW, distinct
 
@@ -28,7 +28,7 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
     opened.close()
 
 
-def window(number: int, *, run: str = "r", producer: str = "p", **changed: Any) -> pa.Table:
+def window(number: int, *, run: str = "r", producer: str = "p", **changed: Any) -> WindowTables:
     """Two groups in every form, steps 10 * number to 10 * number + 9."""
     steps = {"first_step": 10 * number, "last_step": 10 * number + 9}
     rows = [
@@ -36,7 +36,22 @@ def window(number: int, *, run: str = "r", producer: str = "p", **changed: Any) 
         for group in ("g", "*")
         for form in FORMS
     ]
-    return tail_table(WindowReport(run, producer, number, Plan.LIVE, tuple(rows)), analysed_at=NOW)
+    return window_tables(WindowReport(run, producer, number, Plan.LIVE, tuple(rows)), analysed_at=NOW)
+
+
+def curvature(number: int, *, run: str = "r", producer: str = "p", **changed: Any) -> WindowTables:
+    """Two parts in two metrics, at step 10 * number."""
+    common: dict[str, Any] = {"window": number, "first_step": 10 * number, "last_step": 10 * number, "kind": "hessian"}
+    rows = [
+        replace(distinct(AlignmentRow), part=part, metric=metric, **(common | changed))
+        for part in ("w.*", "*")
+        for metric in ("gamma", "slope")
+    ]
+    return window_tables(WindowReport(run, producer, number, Plan.LIVE, (), tuple(rows)), analysed_at=NOW)
+
+
+def both(number: int) -> WindowTables:
+    return WindowTables(window(number).tail, curvature(number, kind="burst").alignment)
 
 
 def numbers(table: pa.Table) -> list[int]:
@@ -45,12 +60,16 @@ def numbers(table: pa.Table) -> list[int]:
 
 
 def test_every_column_goes_there_and_back(catalog: Catalog) -> None:
-    table = window(1, alpha=float("nan"), zeros=0.25)
-    catalog.store(table)
-    found = catalog.rows("r")
-    found.validate(full=True)
-    assert found.schema.equals(TAIL_SCHEMA, check_metadata=True)
-    assert found.equals(numbered(table, 1))
+    tables = window(1, alpha=float("nan"), zeros=0.25)
+    tables = WindowTables(tables.tail, curvature(1, value=float("nan"), index=None).alignment)
+    catalog.store(tables)
+    for found, schema, stored in (
+        (catalog.rows("r"), TAIL_SCHEMA, tables.numbered(1).tail),
+        (catalog.alignment("r"), ALIGNMENT_SCHEMA, tables.numbered(1).alignment),
+    ):
+        found.validate(full=True)
+        assert found.schema.equals(schema, check_metadata=True)
+        assert found.equals(stored)
 
 
 def test_nan_in_a_column_without_nulls_stays_nan(catalog: Catalog) -> None:
@@ -74,6 +93,35 @@ def test_rows_are_numbered_on_and_selected(catalog: Catalog) -> None:
     assert catalog.rows("nobody").equals(TAIL_SCHEMA.empty_table())
     assert catalog.analysed_counts() == {"r": 4, "other": 4}
     assert ("other", "p", 3) in catalog.analysed()
+
+
+def test_rows_of_alignment_are_numbered_with_the_others_and_selected(catalog: Catalog) -> None:
+    for number in range(3):
+        catalog.store(window(number))
+        catalog.store(curvature(number + 10))
+    assert numbers(catalog.alignment("r")) == [10 * w + i for w in range(3) for i in range(7, 11)]
+    assert set(numbers(catalog.rows("r"))) & set(numbers(catalog.alignment("r"))) == set()
+    assert catalog.last_row == 30
+    assert catalog.alignment("r", part="*", metric="slope").column("window").to_pylist() == [10, 11, 12]
+    assert set(catalog.alignment("r", steps=(105, 119)).column("window").to_pylist()) == {11}
+    assert numbers(catalog.alignment("r", after_row=29)) == [30]
+    assert numbers(catalog.alignment("r", limit=2)) == [7, 8]
+    assert catalog.alignment("nobody").equals(ALIGNMENT_SCHEMA.empty_table())
+    assert catalog.analysed_counts() == {"r": 6}
+    assert catalog.parts("r") == ["*", "w.*"]
+    catalog.store(curvature(20, run="s", kind="probe"))
+    assert catalog.parts("s") == []
+
+
+def test_rows_of_both_tables_come_and_go_together(catalog: Catalog) -> None:
+    catalog.store(both(0))
+    catalog.store(curvature(0))
+    assert (numbers(catalog.rows("r")), numbers(catalog.alignment("r"))) == ([], [11, 12, 13, 14])
+    assert catalog.analysed() == {("r", "p", 0)}
+    catalog.store(both(0))
+    assert (numbers(catalog.rows("r")), numbers(catalog.alignment("r"))) == ([*range(15, 21)], [*range(21, 25)])
+    catalog.forget([("r", "p", 0)])
+    assert (catalog.rows("r").num_rows, catalog.alignment("r").num_rows, catalog.analysed()) == (0, 0, set())
 
 
 def test_a_window_analysed_again_replaces_its_rows_under_new_numbers(catalog: Catalog) -> None:
@@ -134,7 +182,7 @@ def test_a_lost_catalog_begins_above_every_number_given_out(
         catalog.store(window(0))
     if damage == "version":
         with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA user_version = 99")
+            connection.execute("PRAGMA user_version = 3")  # which had no table of alignment
     elif damage == "text":
         path.write_bytes(b"not a database" * 100)
     else:
@@ -147,13 +195,21 @@ def test_a_lost_catalog_begins_above_every_number_given_out(
 
 
 def test_a_failed_transaction_leaves_nothing(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog.store(both(0))
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
     with monkeypatch.context() as patch:
-        patch.setattr("gradnoise.analyzer.catalog._INSERT", "INSERT INTO nowhere VALUES (?)")
+        patch.setattr("gradnoise.analyzer.catalog._ALIGNMENT.insert", fail)  # behind that of the tail rows
         with pytest.raises(sqlite3.Error):
-            catalog.store(window(0))
-    assert catalog.analysed() == set()
-    catalog.store(window(0))
-    assert numbers(catalog.rows("r"))[0] == 1
+            catalog.store(both(0))
+        with pytest.raises(sqlite3.Error):
+            catalog.store(both(1))
+    assert catalog.analysed() == {("r", "p", 0)}
+    assert (numbers(catalog.rows("r")), numbers(catalog.alignment("r"))) == ([*range(1, 7)], [*range(7, 11)])
+    catalog.store(both(1))
+    assert numbers(catalog.rows("r", after_row=6))[0] == 11
 
 
 def test_waiting_ends_with_a_row_a_call_or_the_time(catalog: Catalog) -> None:

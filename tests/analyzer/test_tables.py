@@ -8,6 +8,7 @@ from typing import Any, cast, get_type_hints
 import pytest
 
 from gradnoise.analyzer.analysis import (
+    AlignmentRow,
     AnalysisOptions,
     Contrast,
     FitReport,
@@ -19,9 +20,17 @@ from gradnoise.analyzer.analysis import (
 )
 from gradnoise.analyzer.stats import Status, Verdict
 from gradnoise.analyzer.store import RunSummary
-from gradnoise.analyzer.tables import failed_table, fit_table, numbered, runs_table, tail_table
+from gradnoise.analyzer.tables import failed_tables, fit_table, runs_table, window_tables
 from gradnoise.analyzer.windows import ClosedWindow
-from gradnoise.wire.results import FIT_SCHEMA, FORMS, RUNS_SCHEMA, TAIL_SCHEMA, from_ipc, to_ipc
+from gradnoise.wire.results import (
+    ALIGNMENT_SCHEMA,
+    FIT_SCHEMA,
+    FORMS,
+    RUNS_SCHEMA,
+    TAIL_SCHEMA,
+    from_ipc,
+    to_ipc,
+)
 
 from ..proto.dumps import INFO, windows_batch
 
@@ -32,7 +41,7 @@ def distinct(kind: Any) -> Any:
     """An instance of a result row in which every field has a value of its own."""
     values: dict[str, Any] = {}
     for number, (name, annotation) in enumerate(get_type_hints(kind).items(), 1):
-        if annotation is int:
+        if annotation in (int, int | None):
             values[name] = number
         elif annotation is float:
             values[name] = number / 7
@@ -55,29 +64,47 @@ def same(row: dict[str, Any], original: Any) -> None:
         assert row[field.name] == (list(value) if isinstance(value, tuple) else value), field.name
 
 
+def report(tail: tuple[TailRow, ...] = (), alignment: tuple[AlignmentRow, ...] = ()) -> WindowReport:
+    return WindowReport("run", "producer", 3, Plan.LIVE, tail, alignment)
+
+
 def test_every_field_of_a_report_goes_there_and_back() -> None:
-    one, two = distinct(TailRow), dataclasses.replace(distinct(TailRow), group="*")
-    report = WindowReport("run", "producer", 3, Plan.LIVE, (one, two))
-    table = from_ipc(to_ipc(numbered(tail_table(report, analysed_at=NOW), 10)))
-    assert table.schema.equals(TAIL_SCHEMA, check_metadata=True)
-    rows = table.to_pylist()
-    assert [row["row"] for row in rows] == [10, 11]
-    for row, original in zip(rows, [one, two], strict=True):
-        same(row, original)
-        assert (row["run"], row["producer"], row["plan"], row["analysed_at"]) == ("run", "producer", "live", NOW)
+    tail = (distinct(TailRow), dataclasses.replace(distinct(TailRow), group="*"))
+    alignment = (distinct(AlignmentRow), dataclasses.replace(distinct(AlignmentRow), index=None))
+    tables = window_tables(report(tail, alignment), analysed_at=NOW)
+    assert (tables.key, tables.num_rows) == (("run", "producer", 1), 4)
+    numbered = tables.numbered(10)
+    for table, schema, originals, numbers in (
+        (numbered.tail, TAIL_SCHEMA, tail, [10, 11]),
+        (numbered.alignment, ALIGNMENT_SCHEMA, alignment, [12, 13]),
+    ):
+        sent = from_ipc(to_ipc(table))
+        assert sent.schema.equals(schema, check_metadata=True)
+        rows = sent.to_pylist()
+        assert [row["row"] for row in rows] == numbers
+        for row, original in zip(rows, originals, strict=True):
+            same(row, original)
+            assert (row["run"], row["producer"], row["analysed_at"]) == ("run", "producer", NOW)
+    assert set(numbered.tail.column("plan").to_pylist()) == {"live"}
 
 
 def test_what_could_not_be_estimated_is_null() -> None:
-    row = dataclasses.replace(distinct(TailRow), alpha=math.nan, scale=math.nan, warnings=())
-    (found,) = tail_table(WindowReport("r", "p", 0, Plan.LIVE, (row,)), analysed_at=NOW).to_pylist()
-    assert found["alpha"] is None
-    assert found["scale"] is None
-    assert found["warnings"] == []
+    tail = dataclasses.replace(distinct(TailRow), alpha=math.nan, scale=math.nan, warnings=())
+    row = dataclasses.replace(distinct(AlignmentRow), value=math.nan, null_low=math.nan, warnings=())
+    tables = window_tables(report((tail,), (row,)), analysed_at=NOW)
+    (found,) = tables.tail.to_pylist()
+    assert (found["alpha"], found["scale"], found["warnings"]) == (None, None, [])
+    (found,) = tables.alignment.to_pylist()
+    assert (found["value"], found["null_low"], found["warnings"]) == (None, None, [])
+    assert found["null_high"] is not None
 
 
-def test_a_report_without_rows_is_an_empty_table() -> None:
-    report = WindowReport("r", "p", 0, Plan.LIVE, ())
-    assert tail_table(report, analysed_at=NOW).equals(TAIL_SCHEMA.empty_table())
+def test_a_report_without_rows_is_empty_tables_and_rows_of_alignment_alone_know_their_window() -> None:
+    tables = window_tables(report(), analysed_at=NOW)
+    assert tables.tail.equals(TAIL_SCHEMA.empty_table())
+    assert tables.alignment.equals(ALIGNMENT_SCHEMA.empty_table())
+    alone = window_tables(report(alignment=(distinct(AlignmentRow),)), analysed_at=NOW)
+    assert (alone.key, alone.numbered(5).alignment.column("row").to_pylist()) == (("run", "producer", 1), [5])
 
 
 def test_every_field_of_a_fit_goes_there_and_back() -> None:
@@ -103,7 +130,9 @@ def test_a_failed_window_has_every_row() -> None:
     (closed,) = ClosedWindow.of(INFO.run, "p", windows_batch(7, 90, kind="probe"))
     closed = dataclasses.replace(closed, non_finite=7, dropped=5)
     options = AnalysisOptions(cast("Plan", "another"), Contrast.MEAN)
-    table = failed_table(INFO, closed, ValueError("because"), options=options, analysed_at=NOW)
+    tables = failed_tables(INFO, closed, ValueError("because"), options=options, analysed_at=NOW)
+    assert tables.alignment.num_rows == 0
+    table = tables.tail
     assert table.schema.equals(TAIL_SCHEMA, check_metadata=True)
     table.validate(full=True)
     rows = table.to_pylist()
@@ -121,7 +150,20 @@ def test_a_failed_window_has_every_row() -> None:
     assert {row["group"]: row["size"] for row in rows} == {"a.weight": 12, "a.bias": 2, "*": 14}
 
 
-@pytest.mark.parametrize("schema", [TAIL_SCHEMA, FIT_SCHEMA, RUNS_SCHEMA])
+@pytest.mark.parametrize("kind", ["curvature", "burst"])
+def test_a_failed_window_without_tail_rows_has_one_of_alignment(kind: str) -> None:
+    (closed,) = ClosedWindow.of(INFO.run, "p", windows_batch(7, 0, kind=kind))
+    options = AnalysisOptions(tail=kind == "curvature")
+    tables = failed_tables(INFO, closed, ValueError("because"), options=options, analysed_at=NOW)
+    tables.alignment.validate(full=True)
+    assert tables.tail.num_rows == 0
+    (row,) = tables.alignment.to_pylist()
+    assert (row["part"], row["kind"], row["metric"], row["status"]) == ("*", kind, "loss", "failed")
+    assert row["reason"] == "the analysis failed: ValueError: because"
+    assert tables.key == (INFO.run, "p", 7)
+
+
+@pytest.mark.parametrize("schema", [TAIL_SCHEMA, ALIGNMENT_SCHEMA, FIT_SCHEMA, RUNS_SCHEMA])
 def test_every_column_is_documented(schema: Any) -> None:
     for field in schema:
         assert field.metadata[b"description"], field.name

@@ -344,8 +344,8 @@ def test_export_of_a_dump(make_dump: Callable[..., Path], tmp_path: Path, capsys
 
     expected = [
         (r["last_step"], float(np.float32(r["alpha"])))
-        for table in analyse_dump(Dump(dump))
-        for r in table.to_pylist()
+        for tables in analyse_dump(Dump(dump))
+        for r in tables.tail.to_pylist()
         if (r["form"], r["group"]) == ("per_parameter", "*")
     ]
     assert found["gradnoise/per_parameter/whole_model/burst/alpha"] == expected

@@ -123,7 +123,7 @@ def test_a_job_is_one_run_live_too(ranks: Ranks, tmp_path: Path) -> None:
     assert (run["producers"], run["windows"], run["analysed"], run["draws"]) == (2, 1, 1, 80)
     (offline,) = analyse_dump(Dump(tmp_path / "d"))
     drop = ["row", "analysed_at"]
-    assert live.drop(drop).to_pylist() == offline.drop(drop).to_pylist()
+    assert live.drop(drop).to_pylist() == offline.tail.drop(drop).to_pylist()
 
 
 @pytest.mark.parametrize("inner", [False, True])

@@ -18,6 +18,7 @@ from gradnoise.analyzer.errors import (
     LimitError,
     NotReadyError,
     UnknownGroupError,
+    UnknownPartError,
     UnknownProducerError,
     UnknownRunError,
     UnsupportedVersionError,
@@ -35,6 +36,8 @@ from gradnoise.wire.results import to_ipc
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import pyarrow as pa
+
     from gradnoise.analyzer._ingest import ProducerLog, Refused
     from gradnoise.analyzer.handlers import Service
 
@@ -45,6 +48,7 @@ _log = logging.getLogger(__name__)
 _CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (UnknownRunError, grpc.StatusCode.NOT_FOUND),
     (UnknownGroupError, grpc.StatusCode.NOT_FOUND),
+    (UnknownPartError, grpc.StatusCode.NOT_FOUND),
     (UnknownProducerError, grpc.StatusCode.FAILED_PRECONDITION),
     (UnsupportedVersionError, grpc.StatusCode.FAILED_PRECONDITION),
     (UnknownSchemaVersionError, grpc.StatusCode.FAILED_PRECONDITION),
@@ -255,6 +259,34 @@ class AnalysisServicer(analysis_pb2_grpc.AnalysisServicer):
         self, request: analysis_pb2.WatchRequest, context: grpc.ServicerContext
     ) -> Iterator[analysis_pb2.ArrowTable]:
         """Return rows of a run as they come."""
+        query = handlers.Query(run=request.run, form=request.form, group=request.group)
+
+        def watched(cancelled: threading.Event) -> Iterator[pa.Table]:
+            return handlers.watch(self._service, query, request.after_row, cancelled)
+
+        return self._watch(watched, context)
+
+    def Alignment(
+        self, request: analysis_pb2.AlignmentRequest, context: grpc.ServicerContext
+    ) -> Iterator[analysis_pb2.ArrowTable]:
+        """Return alignment rows of a run."""
+        for table in handlers.alignment(self._service, _alignment_query(request), request.after_row):
+            yield analysis_pb2.ArrowTable(ipc_stream=to_ipc(table))
+
+    def WatchAlignment(
+        self, request: analysis_pb2.AlignmentRequest, context: grpc.ServicerContext
+    ) -> Iterator[analysis_pb2.ArrowTable]:
+        """Return alignment rows of a run as they come."""
+        query = _alignment_query(request)
+
+        def watched(cancelled: threading.Event) -> Iterator[pa.Table]:
+            return handlers.watch_alignment(self._service, query, request.after_row, cancelled)
+
+        return self._watch(watched, context)
+
+    def _watch(
+        self, watched: Callable[[threading.Event], Iterator[pa.Table]], context: grpc.ServicerContext
+    ) -> Iterator[analysis_pb2.ArrowTable]:
         cancelled = threading.Event()
 
         def cancel() -> None:
@@ -263,8 +295,7 @@ class AnalysisServicer(analysis_pb2_grpc.AnalysisServicer):
 
         with self._slots.one():
             context.add_callback(cancel)
-            query = handlers.Query(run=request.run, form=request.form, group=request.group)
-            tables = handlers.watch(self._service, query, request.after_row, cancelled)
+            tables = watched(cancelled)
             context.send_initial_metadata(())  # the client learns that it is connected before there is a row
             for table in tables:
                 yield analysis_pb2.ArrowTable(ipc_stream=to_ipc(table))
@@ -274,3 +305,13 @@ class AnalysisServicer(analysis_pb2_grpc.AnalysisServicer):
     def Fit(self, request: analysis_pb2.FitRequest, context: grpc.ServicerContext) -> analysis_pb2.ArrowTable:
         """Fit the laws to one vector."""
         return analysis_pb2.ArrowTable(ipc_stream=to_ipc(handlers.fit(self._service, request.values, request.location)))
+
+
+def _alignment_query(request: analysis_pb2.AlignmentRequest) -> handlers.AlignmentQuery:
+    return handlers.AlignmentQuery(
+        run=request.run,
+        part=request.part,
+        metric=request.metric,
+        first_step=request.first_step if request.HasField("first_step") else None,
+        last_step=request.last_step if request.HasField("last_step") else None,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,10 @@ import numpy as np
 from gradnoise.analyzer._contrasts import NoReferenceError, chosen, noise_of
 from gradnoise.analyzer._rows import blank, filled, with_draw_scale
 from gradnoise.analyzer._sketched import sketched_row
+from gradnoise.analyzer._vector_fit import fit_vector
+from gradnoise.analyzer.aligning import aligned
 from gradnoise.analyzer.report import (
+    AlignmentRow,
     AnalysisOptions,
     Contrast,
     FitReport,
@@ -24,28 +27,24 @@ from gradnoise.analyzer.report import (
     forms_of,
 )
 from gradnoise.analyzer.stats import (
-    Estimate,
     StatsError,
     Status,
     Verdict,
-    compare,
     contrasts,
     decomposition,
     dependence,
     drift,
     forms,
 )
-from gradnoise.analyzer.stats.rivals import Law
 from gradnoise.wire.results import FORMS, MODEL_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
     from gradnoise.analyzer.windows import GroupDraws, Window
 
 __all__ = [
+    "AlignmentRow",
     "AnalysisOptions",
     "Contrast",
     "FitReport",
@@ -64,19 +63,28 @@ _Part = tuple["GroupDraws", forms.FormResult, TailRow]
 
 
 def analyse(window: Window, options: AnalysisOptions | None = None) -> WindowReport:
-    """Read a window in every form of the plan, for every group and for the whole model.
+    """Read a window: the tails of its noise, and how the noise lies to the curvature.
 
     Args:
-        window: the draws.
-        options: plan and contrast; by default the live plan, against the exact gradient if there is one, else on pairs.
+        window: the draws, or the measurements of the curvature.
+        options: what is computed; by default the live plan, against the exact gradient if there is one, else on pairs.
 
     Returns:
-        One row per group and form, then one per form for the whole model (groups weighted by their number of
-        parameters). Where the window holds sketches of all parameters, they make the whole model's ``pooled`` row, in
-        every plan. What the data cannot carry is a row with a status and a reason; nothing is left out. The full plan
-        simulates, from a seed made of the window and the group: the same window gives the same rows.
+        Of draws, one tail row per group and form, then one per form for the whole model (groups weighted by their
+        number of parameters). Where the window holds sketches of all parameters, they make the whole model's ``pooled``
+        row, in every plan. Their noise scales are in ``alignment``, as is all that measurements of the curvature make,
+        which have no tail rows. What the data cannot carry is a row with a status and a reason; nothing is left out.
+        What is simulated has a seed made of the window and the group or part: the same window gives the same rows.
     """
     options = options or AnalysisOptions()
+    closed = window.closed
+    rows = _tails(window, options) if options.tail and not closed.measures_curvature else []
+    return WindowReport(
+        closed.run, closed.producer, closed.window, options.plan, tuple(rows), alignment=aligned(window)
+    )
+
+
+def _tails(window: Window, options: AnalysisOptions) -> list[TailRow]:
     kind, notes = chosen(window, options.contrast)
     window = replace(window, notes=(*window.notes, *notes))
     options = replace(options, contrast=kind)
@@ -91,9 +99,7 @@ def analyse(window: Window, options: AnalysisOptions | None = None) -> WindowRep
                 refused.append(row.status)
             else:
                 by_form[form].append((group, result, row))
-    rows += _whole_model(window, by_form, refused, len(bad), options)
-    closed = window.closed
-    return WindowReport(closed.run, closed.producer, closed.window, options.plan, tuple(rows))
+    return [*rows, *_whole_model(window, by_form, refused, len(bad), options)]
 
 
 def _non_finite_draws(window: Window) -> frozenset[int]:
@@ -287,59 +293,4 @@ def _model_blank(window: Window, non_finite: int, options: AnalysisOptions) -> T
         draws=max((len(group.draw) for group in window.groups), default=0),
         coordinates=0,
         reference=options.contrast.value,
-    )
-
-
-def fit_vector(values: NDArray[np.float64], *, location: bool) -> FitReport:
-    """Fit the stable law, the Gaussian and the finite-variance rivals to one vector of numbers and compare them.
-
-    Args:
-        values: one-dimensional, at least 30 finite values that are not all equal.
-        location: estimate a location too; otherwise it is 0.
-
-    Raises:
-        gradnoise.analyzer.stats.StatsError: the values carry no fit; the message says why.
-    """
-    comparison = compare.stable_vs_gaussian(values, location=location)
-    stable, gaussian = comparison.stable, comparison.gaussian
-    found: list[tuple[str, str, Estimate | None, Status]] = [
-        ("stable", "alpha", stable.alpha, stable.status),
-        ("stable", "scale", stable.scale, stable.status),
-        ("stable", "location", stable.location, stable.status),
-        ("gaussian", "sd", gaussian.std, gaussian.status),
-        ("gaussian", "mean", gaussian.location, gaussian.status),
-    ]
-    for rival in comparison.rivals:
-        estimates = ((field.name, getattr(rival, field.name)) for field in fields(rival))
-        found += [(rival.law, name, value, rival.status) for name, value in estimates if isinstance(value, Estimate)]
-        if rival.location is not None:
-            centre = Estimate(rival.location, math.nan, math.nan, math.nan, rival.n, "maximum likelihood; no interval")
-            found.append((rival.law, "location", centre, rival.status))
-    criteria = {criterion.law: criterion for criterion in comparison.criteria}
-    return FitReport(
-        tuple(
-            FitRow(
-                law=law,
-                parameter=parameter,
-                value=estimate.value,
-                se=estimate.se,
-                low=estimate.low,
-                high=estimate.high,
-                n=int(estimate.n),
-                method=estimate.method,
-                loglik=criteria[Law(law)].loglik,
-                aic=criteria[Law(law)].aic,
-                bic=criteria[Law(law)].bic,
-                likelihood_ratio=comparison.likelihood_ratio,
-                p_value=comparison.p_value,
-                gaussian_rejected=comparison.gaussian_rejected,
-                verdict=comparison.verdict,
-                reason=comparison.reason,
-                zeros=stable.zeros,
-                status=status,
-                warnings=(*estimate.warnings, *comparison.warnings),
-            )
-            for law, parameter, estimate, status in found
-            if estimate is not None
-        )
     )

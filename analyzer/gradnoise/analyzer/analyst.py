@@ -12,17 +12,16 @@ from gradnoise.analyzer._agenda import Agenda
 from gradnoise.analyzer.analysis import AnalysisOptions, analyse
 from gradnoise.analyzer.assembly import assemble
 from gradnoise.analyzer.ranks import PATIENCE, all_met, joined, meeting, merged, together
-from gradnoise.analyzer.tables import failed_table, tail_table
+from gradnoise.analyzer.tables import failed_tables, window_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-    import pyarrow as pa
 
     from gradnoise.analyzer.analysis import WindowReport
     from gradnoise.analyzer.catalog import Catalog
     from gradnoise.analyzer.ranks import Meeting
     from gradnoise.analyzer.store import Store
+    from gradnoise.analyzer.tables import WindowTables
     from gradnoise.analyzer.windows import ClosedWindow, Window
 
 __all__ = ["Analyst"]
@@ -105,7 +104,7 @@ class Analyst:
             except Exception:  # the catalog's disk: the window is found again at the next start
                 _log.exception("the results of run %s, window %d were not stored", run, window)
 
-    def _result(self, ranks: Sequence[ClosedWindow]) -> pa.Table:
+    def _result(self, ranks: Sequence[ClosedWindow]) -> WindowTables:
         closed = merged(ranks)
         info = self._store.info(closed.run)
         try:
@@ -113,7 +112,7 @@ class Analyst:
             for rank in ranks:
                 log = self._store.producer(rank.run, rank.producer)
                 parts.append(assemble(info, rank, log.batches(rank.window)))
-            return tail_table(self._analysis(together(parts), self._options), analysed_at=datetime.now(UTC))
+            return window_tables(self._analysis(together(parts), self._options), analysed_at=datetime.now(UTC))
         except Exception as error:  # whatever a window holds: a row that says so, and the next window
             _log.exception("run %s, window %d of %s: analysis failed", closed.run, closed.window, closed.producer)
-            return failed_table(info, closed, error, options=self._options, analysed_at=datetime.now(UTC))
+            return failed_tables(info, closed, error, options=self._options, analysed_at=datetime.now(UTC))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradnoise.analyzer.ranks import joined, meeting, together
-from gradnoise.analyzer.windows import ClosedWindow, GroupDraws, Reference, SketchRow, Window
-from gradnoise.wire import Place, Table, completed
+from gradnoise.analyzer.windows import ClosedWindow, GroupDraws, Reference, SketchRow, Unreadable, Window
+from gradnoise.wire import Place, Table, completed, curvature_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from gradnoise.wire import Dump, RunInfo, Stamped
+    from gradnoise.wire import CurvatureRow, Dump, RunInfo, Stamped
 
 __all__ = ["WINDOW_TABLES", "Places", "assemble", "closed_windows", "merged_by_step", "read_windows"]
 
-WINDOW_TABLES = (Table.DRAWS, Table.REFERENCE, Table.SKETCHES)
+WINDOW_TABLES = (Table.DRAWS, Table.REFERENCE, Table.SKETCHES, Table.CURVATURE)
 """The tables that hold what a window is made of."""
 
 
@@ -54,6 +54,8 @@ class _Builder:
         self._parts: dict[str, list[tuple[NDArray[Any], ...]]] = {}
         self._reference: dict[str, Reference] = {}
         self._sketches: dict[int, SketchRow] = {}
+        self._curvature: list[CurvatureRow] = []
+        self._unreadable: list[Unreadable] = []
         self.rows = 0
 
     def add(self, stamped: Stamped, window: int) -> None:
@@ -68,6 +70,8 @@ class _Builder:
             self._add_reference(batch, np.flatnonzero(selected))
         elif stamped.table is Table.SKETCHES:
             self._add_sketches(batch, np.flatnonzero(selected))
+        elif stamped.table is Table.CURVATURE:
+            self._add_curvature(batch, np.flatnonzero(selected))
 
     def _add_draws(self, batch: pa.RecordBatch, selected: NDArray[np.bool_]) -> None:
         group = batch.column("group")
@@ -111,6 +115,15 @@ class _Builder:
             found = SketchRow(cells=cells[part].copy(), counts=counts[part].copy(), **row)
             self._sketches.setdefault(found.draw, found)
 
+    def _add_curvature(self, batch: pa.RecordBatch, rows: NDArray[np.int64]) -> None:
+        for index in rows.tolist():
+            row = batch.slice(index, 1)
+            try:
+                self._curvature += curvature_rows(row)
+            except ValueError as error:
+                part, kind = (row.column(name)[0].as_py() for name in ("part", "kind"))
+                self._unreadable.append(Unreadable(part, kind, str(error)))
+
     def build(self, closed: ClosedWindow) -> Window:
         groups = []
         for group in self._info.groups:
@@ -129,6 +142,8 @@ class _Builder:
             groups=tuple(groups),
             reference=self._reference or None,
             sketches=tuple(sketch for _, sketch in sorted(self._sketches.items())),
+            curvature=tuple(self._curvature),
+            unreadable=tuple(self._unreadable),
         )
 
 
@@ -210,7 +225,7 @@ def _parts(dump: Dump, producer: str, windows: Iterable[ClosedWindow]) -> Iterat
     """Yield one producer's windows as they become whole."""
     closing = {closed.window: closed for closed in windows}
     beside = Places()
-    for table in (Table.REFERENCE, Table.SKETCHES):
+    for table in (Table.REFERENCE, Table.SKETCHES, Table.CURVATURE):
         for place, stamped in dump.placed(table, producer):
             beside.add(place, stamped)
 

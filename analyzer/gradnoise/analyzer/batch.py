@@ -13,15 +13,14 @@ from gradnoise.analyzer.analysis import AnalysisOptions, analyse
 from gradnoise.analyzer.assembly import closed_windows, read_windows
 from gradnoise.analyzer.following import follow_windows
 from gradnoise.analyzer.ranks import joined, merged
-from gradnoise.analyzer.tables import failed_table, numbered, tail_table
+from gradnoise.analyzer.tables import failed_tables, window_tables
 from gradnoise.wire.results import overlaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    import pyarrow as pa
-
     from gradnoise.analyzer.analysis import WindowReport
+    from gradnoise.analyzer.tables import WindowTables
     from gradnoise.analyzer.windows import Window
     from gradnoise.wire import Dump
     from gradnoise.wire.results import Steps
@@ -47,11 +46,11 @@ def analyse_dump(
     steps: Steps | None = None,
     threads: int | None = None,
     analysis: Analysis = analyse,
-) -> Generator[pa.Table, None, None]:
-    """Yield one table of ``TAIL_SCHEMA`` a window, in the order in which windows are whole.
+) -> Generator[WindowTables, None, None]:
+    """Yield the tables of a window, of tails and of alignment, in the order in which windows are whole.
 
     Holds as many windows as there are threads, and one. ``dump.problems`` says afterwards what could not be read; a
-    window whose analysis fails has rows with status ``failed``.
+    window whose analysis fails has rows with status ``failed``. Rows are numbered on, those of both tables in one.
 
     Args:
         dump: the dump.
@@ -64,17 +63,17 @@ def analyse_dump(
     options = options or AnalysisOptions()
     row = 1
     with ThreadPoolExecutor(threads, thread_name_prefix="gradnoise-batch") as pool:
-        running: deque[Future[pa.Table]] = deque()
+        running: deque[Future[WindowTables]] = deque()
         try:
             for window in read_windows(dump):
                 if overlaps(steps, window.closed.first_step, window.closed.last_step):
-                    running.append(pool.submit(_table, dump, window, options, analysis))
+                    running.append(pool.submit(_tables, dump, window, options, analysis))
                 if len(running) > threads:
-                    yield (table := numbered(running.popleft().result(), row))
-                    row += table.num_rows
+                    yield (tables := running.popleft().result().numbered(row))
+                    row += tables.num_rows
             while running:
-                yield (table := numbered(running.popleft().result(), row))
-                row += table.num_rows
+                yield (tables := running.popleft().result().numbered(row))
+                row += tables.num_rows
         finally:
             for future in running:
                 future.cancel()
@@ -86,8 +85,8 @@ def follow_dump(
     *,
     analysis: Analysis = analyse,
     pause: Callable[[float], None] = time.sleep,
-) -> Generator[pa.Table, None, None]:
-    """Yield one table of ``TAIL_SCHEMA`` a window as windows close, until every producer has ended.
+) -> Generator[WindowTables, None, None]:
+    """Yield the tables of a window, of tails and of alignment, as windows close, until every producer has ended.
 
     See :func:`~gradnoise.analyzer.following.follow_windows` for windows that several ranks of a job share.
 
@@ -100,13 +99,13 @@ def follow_dump(
     options = options or AnalysisOptions()
     row = 1
     for window in follow_windows(dump, pause):
-        yield (table := numbered(_table(dump, window, options, analysis), row))
-        row += table.num_rows
+        yield (tables := _tables(dump, window, options, analysis).numbered(row))
+        row += tables.num_rows
 
 
-def _table(dump: Dump, window: Window, options: AnalysisOptions, analysis: Analysis) -> pa.Table:
+def _tables(dump: Dump, window: Window, options: AnalysisOptions, analysis: Analysis) -> WindowTables:
     now = datetime.now(UTC)
     try:
-        return tail_table(analysis(window, options), analysed_at=now)
+        return window_tables(analysis(window, options), analysed_at=now)
     except Exception as error:  # whatever a window holds: rows that say so, and the next window
-        return failed_table(dump.info, window.closed, error, options=options, analysed_at=now)
+        return failed_tables(dump.info, window.closed, error, options=options, analysed_at=now)

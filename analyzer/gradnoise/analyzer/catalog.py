@@ -5,79 +5,40 @@ It can be deleted: what it holds is computed anew from the dumps.
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
 import threading
 import time
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from gradnoise.analyzer.tables import numbered
-from gradnoise.wire.results import TAIL_SCHEMA
+from gradnoise.analyzer._stored import StoredTable
+from gradnoise.wire.results import ALIGNMENT_SCHEMA, CURVATURE_KINDS, TAIL_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    import pyarrow as pa
+
+    from gradnoise.analyzer.tables import WindowTables
+    from gradnoise.wire.results import Steps
+
 __all__ = ["Catalog"]
 
 _log = logging.getLogger(__name__)
-_VERSION = 3
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def _sql_type(field: pa.Field) -> str:
-    if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type) or pa.types.is_boolean(field.type):
-        return "INTEGER"
-    return "REAL" if pa.types.is_floating(field.type) else "TEXT"
-
-
-_COLUMNS = [field.name for field in TAIL_SCHEMA]
-_QUOTED = ", ".join(f'"{name}"' for name in _COLUMNS)
-_DEFINED = ", ".join(f'"{f.name}" {_sql_type(f)}' + (" PRIMARY KEY" if f.name == "row" else "") for f in TAIL_SCHEMA)
+_VERSION = 4
+_TAIL = StoredTable("results", TAIL_SCHEMA, ("group", "form"))
+_ALIGNMENT = StoredTable("alignment", ALIGNMENT_SCHEMA, ("part", "metric"))
 _SCHEMA = f"""
-CREATE TABLE results ({_DEFINED});
-CREATE INDEX results_by_run ON results (run, "row");
-CREATE INDEX results_by_group ON results (run, "group", form, "row");
+{_TAIL.definition}
+{_ALIGNMENT.definition}
 CREATE TABLE windows (
   run TEXT, producer TEXT, "window" INTEGER, result TEXT, PRIMARY KEY (run, producer, "window")
 ) WITHOUT ROWID;
 CREATE INDEX windows_by_number ON windows (run, "window");
 CREATE TABLE counter (next_row INTEGER NOT NULL);
 """
-_INSERT = f"INSERT INTO results ({_QUOTED}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-_SELECT = f"SELECT {_QUOTED} FROM results WHERE "
-
-
-def _to_sql(field: pa.Field, value: Any) -> Any:
-    if pa.types.is_list(field.type):
-        return json.dumps(value)
-    if pa.types.is_timestamp(field.type):
-        return (value - _EPOCH) // _MICROSECOND
-    return value
-
-
-def _sql_rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
-    columns = ([_to_sql(field, value) for value in table.column(field.name).to_pylist()] for field in TAIL_SCHEMA)
-    return zip(*columns, strict=True)
-
-
-def _from_sql(field: pa.Field, values: Iterable[Any]) -> pa.Array:
-    if pa.types.is_list(field.type):
-        return pa.array([json.loads(value) for value in values], field.type)
-    if pa.types.is_timestamp(field.type):
-        return pa.array(values, pa.int64()).cast(field.type)
-    if pa.types.is_boolean(field.type):
-        return pa.array([bool(value) for value in values], field.type)
-    if pa.types.is_floating(field.type) and not field.nullable:
-        # SQLite stores NaN as null.
-        values = [float("nan") if value is None else value for value in values]
-    return pa.array(values, field.type)
 
 
 class Catalog:
@@ -112,14 +73,14 @@ class Catalog:
         """The number of the row that was stored last."""
         return self._last_row
 
-    def store(self, table: pa.Table, producers: Sequence[str] | None = None) -> bool:
+    def store(self, tables: WindowTables, producers: Sequence[str] | None = None) -> bool:
         """Store one window's rows, replacing earlier ones; False if those there are of more producers than these.
 
         Args:
-            table: the rows, of ``TAIL_SCHEMA``; they are numbered here.
+            tables: the rows; they are numbered here.
             producers: whose draws they are made of; default that of the rows alone.
         """
-        run, producer, window = (table.column(name)[0].as_py() for name in ("run", "producer", "window"))
+        run, producer, window = tables.key
         members = [producer] if producers is None else producers
         with self._write, self._transaction() as connection:
             there = {result for each in members for result in self._result(connection, run, each, window)}
@@ -128,13 +89,15 @@ class Catalog:
             (first,) = connection.execute("SELECT next_row FROM counter").fetchone()
             for each in members:
                 self._forget(connection, run, each, window)
-            connection.executemany(_INSERT, _sql_rows(numbered(table, first)))
+            tables = tables.numbered(first)
+            _TAIL.insert(connection, tables.tail)
+            _ALIGNMENT.insert(connection, tables.alignment)
             connection.executemany(
                 "INSERT INTO windows VALUES (?, ?, ?, ?)", [(run, each, window, producer) for each in members]
             )
-            connection.execute("UPDATE counter SET next_row = ?", (first + table.num_rows,))
+            connection.execute("UPDATE counter SET next_row = ?", (first + tables.num_rows,))
         with self._changed:
-            self._last_row = first + table.num_rows - 1
+            self._last_row = first + tables.num_rows - 1
             self._changed.notify_all()
         return True
 
@@ -163,11 +126,11 @@ class Catalog:
         *,
         form: str = "",
         group: str = "",
-        steps: tuple[int | None, int | None] = (None, None),
+        steps: Steps = (None, None),
         after_row: int = 0,
         limit: int = 4096,
     ) -> pa.Table:
-        """Return up to ``limit`` rows of a run with row numbers above ``after_row``, in their order.
+        """Return up to ``limit`` tail rows of a run with row numbers above ``after_row``, in their order.
 
         Args:
             run: the run id.
@@ -176,22 +139,27 @@ class Catalog:
             after_row: see above.
             limit: see above.
         """
-        terms, values = ["run = ?", '"row" > ?'], [run, after_row]
-        for term, value in (
-            ("form = ?", form or None),
-            ('"group" = ?', group or None),
-            ("last_step >= ?", steps[0]),
-            ("first_step <= ?", steps[1]),
-        ):
-            if value is not None:
-                terms.append(term)
-                values.append(value)
-        query = _SELECT + " AND ".join(terms) + ' ORDER BY "row" LIMIT ?'
         with self._reader() as connection:
-            found = connection.execute(query, [*values, limit]).fetchall()
-        columns = list(zip(*found, strict=True)) if found else [()] * len(_COLUMNS)
-        arrays = [_from_sql(field, values) for field, values in zip(TAIL_SCHEMA, columns, strict=True)]
-        return pa.Table.from_arrays(arrays, schema=TAIL_SCHEMA)
+            return _TAIL.select(connection, run, {"form": form, "group": group}, steps, after_row, limit)
+
+    def alignment(
+        self,
+        run: str,
+        *,
+        part: str = "",
+        metric: str = "",
+        steps: Steps = (None, None),
+        after_row: int = 0,
+        limit: int = 4096,
+    ) -> pa.Table:
+        """Return up to ``limit`` alignment rows of a run; ``part`` and ``metric``: only these, else as :meth:`rows`."""
+        with self._reader() as connection:
+            return _ALIGNMENT.select(connection, run, {"part": part, "metric": metric}, steps, after_row, limit)
+
+    def parts(self, run: str) -> list[str]:
+        """Return the parts of a run's model whose curvature was measured."""
+        with self._reader() as connection:
+            return list(_ALIGNMENT.texts(connection, run, "part", CURVATURE_KINDS))
 
     def wait(self, row: int, timeout: float) -> bool:
         """Wait until a row above ``row`` is stored, :meth:`wake` is called or ``timeout`` seconds pass."""
@@ -265,4 +233,5 @@ class Catalog:
         for result in cls._result(connection, run, producer, window):
             key = (run, result, window)
             connection.execute('DELETE FROM windows WHERE run = ? AND result = ? AND "window" = ?', key)
-            connection.execute('DELETE FROM results WHERE run = ? AND producer = ? AND "window" = ?', key)
+            _TAIL.delete(connection, *key)
+            _ALIGNMENT.delete(connection, *key)

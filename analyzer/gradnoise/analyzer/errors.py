@@ -10,6 +10,7 @@ __all__ = [
     "NotReadyError",
     "StoreError",
     "UnknownGroupError",
+    "UnknownPartError",
     "UnknownProducerError",
     "UnknownRunError",
     "UnsupportedVersionError",
@@ -34,6 +35,10 @@ class UnknownRunError(AnalyzerError):
 
 class UnknownGroupError(AnalyzerError):
     """The run has no parameter group of that name."""
+
+
+class UnknownPartError(AnalyzerError):
+    """No curvature was measured of the part of that name, and no parameter group has it."""
 
 
 class UnknownProducerError(AnalyzerError):

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradnoise.analyzer.aligning import METRICS
 from gradnoise.analyzer.analysis import fit_vector
-from gradnoise.analyzer.errors import InvalidRequestError, UnknownGroupError, UnsupportedVersionError
+from gradnoise.analyzer.errors import (
+    InvalidRequestError,
+    UnknownGroupError,
+    UnknownPartError,
+    UnsupportedVersionError,
+)
 from gradnoise.analyzer.tables import fit_table, runs_table
 from gradnoise.wire import SUPPORTED_VERSIONS, RunInfo
 from gradnoise.wire.results import FULL_FORMS, MODEL_GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import pyarrow as pa
 
@@ -25,7 +31,22 @@ if TYPE_CHECKING:
     from gradnoise.analyzer.config import Limits
     from gradnoise.analyzer.store import Store
 
-__all__ = ["Query", "Service", "append", "fit", "open_producer", "run", "runs", "tail", "watch"]
+    _Rows = Callable[[int], pa.Table]  # the next rows behind a row, at most _CHUNK of them
+
+__all__ = [
+    "AlignmentQuery",
+    "Query",
+    "Service",
+    "alignment",
+    "append",
+    "fit",
+    "open_producer",
+    "run",
+    "runs",
+    "tail",
+    "watch",
+    "watch_alignment",
+]
 
 _CHUNK = 4096
 
@@ -43,11 +64,22 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which rows of a run: empty texts and None mean all."""
+    """Which tail rows of a run: empty texts and None mean all."""
 
     run: str
     form: str = ""
     group: str = ""
+    first_step: int | None = None
+    last_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentQuery:
+    """Which alignment rows of a run: empty texts and None mean all."""
+
+    run: str
+    part: str = ""
+    metric: str = ""
     first_step: int | None = None
     last_step: int | None = None
 
@@ -92,35 +124,42 @@ def tail(service: Service, query: Query) -> Iterator[pa.Table]:
         UnknownRunError, UnknownGroupError, InvalidRequestError: the query asks for what there is not.
     """
     _check(service, query)
-    after = 0
-    while True:
-        table = _rows(service, query, after)
-        if table.num_rows or after == 0:
-            yield table
-        if table.num_rows < _CHUNK:
-            return
-        after = table.column("row")[-1].as_py()
+    yield from _pages(_tail_rows(service, query))
 
 
 def watch(service: Service, query: Query, after_row: int, cancelled: Event) -> Iterator[pa.Table]:
-    """Yield the rows behind ``after_row``, then new ones as they come, until cancelled or draining.
+    """Yield the tail rows behind ``after_row``, then new ones as they come, until cancelled or draining.
 
     ``cancelled`` is set before ``service.catalog.wake()`` is called.
 
     Raises:
         UnknownRunError, UnknownGroupError, InvalidRequestError: the query asks for what there is not.
     """
-    if after_row < 0:
-        raise InvalidRequestError(f"after_row is {after_row}: expected 0 or a row number")
+    _check_row(after_row)
     _check(service, query)
-    while not cancelled.is_set() and not service.draining.is_set():
-        seen = service.catalog.last_row  # before reading: a row stored meanwhile ends the wait
-        table = _rows(service, query, after_row)
-        if table.num_rows:
-            yield table
-            after_row = table.column("row")[-1].as_py()
-        elif not cancelled.is_set() and not service.draining.is_set():
-            service.catalog.wait(seen, timeout=1.0)
+    yield from _watched(service, _tail_rows(service, query), after_row, cancelled)
+
+
+def alignment(service: Service, query: AlignmentQuery, after_row: int = 0) -> Iterator[pa.Table]:
+    """Yield the rows behind ``after_row``, oldest first, as tables of ``ALIGNMENT_SCHEMA``; at least one, if empty.
+
+    Raises:
+        UnknownRunError, UnknownPartError, InvalidRequestError: the query asks for what there is not.
+    """
+    _check_row(after_row)
+    _check_alignment(service, query)
+    yield from _pages(_alignment_rows(service, query), after_row)
+
+
+def watch_alignment(service: Service, query: AlignmentQuery, after_row: int, cancelled: Event) -> Iterator[pa.Table]:
+    """As :func:`watch`, for alignment rows. A part may be asked for before the run's first measurement has come.
+
+    Raises:
+        UnknownRunError, UnknownPartError, InvalidRequestError: the query asks for what there is not.
+    """
+    _check_row(after_row)
+    _check_alignment(service, query, waiting=True)
+    yield from _watched(service, _alignment_rows(service, query), after_row, cancelled)
 
 
 def fit(service: Service, values: bytes, location: bool) -> pa.Table:
@@ -138,8 +177,8 @@ def fit(service: Service, values: bytes, location: bool) -> pa.Table:
     return fit_table(fit_vector(np.frombuffer(values, "<f8"), location=location))
 
 
-def _rows(service: Service, query: Query, after_row: int) -> pa.Table:
-    return service.catalog.rows(
+def _tail_rows(service: Service, query: Query) -> _Rows:
+    return lambda after_row: service.catalog.rows(
         query.run,
         form=query.form,
         group=query.group,
@@ -147,6 +186,42 @@ def _rows(service: Service, query: Query, after_row: int) -> pa.Table:
         after_row=after_row,
         limit=_CHUNK,
     )
+
+
+def _alignment_rows(service: Service, query: AlignmentQuery) -> _Rows:
+    return lambda after_row: service.catalog.alignment(
+        query.run,
+        part=query.part,
+        metric=query.metric,
+        steps=(query.first_step, query.last_step),
+        after_row=after_row,
+        limit=_CHUNK,
+    )
+
+
+def _pages(rows: _Rows, after_row: int = 0) -> Iterator[pa.Table]:
+    table = rows(after_row)
+    yield table
+    while table.num_rows == _CHUNK:
+        table = rows(table.column("row")[-1].as_py())
+        if table.num_rows:
+            yield table
+
+
+def _watched(service: Service, rows: _Rows, after_row: int, cancelled: Event) -> Iterator[pa.Table]:
+    while not cancelled.is_set() and not service.draining.is_set():
+        seen = service.catalog.last_row  # before reading: a row stored meanwhile ends the wait
+        table = rows(after_row)
+        if table.num_rows:
+            yield table
+            after_row = table.column("row")[-1].as_py()
+        elif not cancelled.is_set() and not service.draining.is_set():
+            service.catalog.wait(seen, timeout=1.0)
+
+
+def _check_row(after_row: int) -> None:
+    if after_row < 0:
+        raise InvalidRequestError(f"after_row is {after_row}: expected 0 or a row number")
 
 
 def _check(service: Service, query: Query) -> None:
@@ -159,6 +234,21 @@ def _check(service: Service, query: Query) -> None:
             f"no group {query.group!r} in run {query.run!r}; its groups are: {', '.join(names)}, "
             f"and {MODEL_GROUP!r} for the whole model"
         )
-    first, last = query.first_step, query.last_step
+    _check_steps(query.first_step, query.last_step)
+
+
+def _check_alignment(service: Service, query: AlignmentQuery, *, waiting: bool = False) -> None:
+    info = service.store.info(query.run)
+    if query.metric and query.metric not in METRICS:
+        raise InvalidRequestError(f"no metric {query.metric!r}; the metrics are: {', '.join(METRICS)}")
+    measured = service.catalog.parts(query.run)
+    parts = dict.fromkeys([MODEL_GROUP, *measured, *(group.name for group in info.groups)])
+    # The first measurement brings all its parts at once: before it there is nothing to tell a wrong one by.
+    if query.part and query.part not in parts and not (waiting and not measured):
+        raise UnknownPartError(f"no part {query.part!r} in run {query.run!r}; its parts are: {', '.join(parts)}")
+    _check_steps(query.first_step, query.last_step)
+
+
+def _check_steps(first: int | None, last: int | None) -> None:
     if first is not None and last is not None and first > last:
         raise InvalidRequestError(f"steps {first} to {last}: the first is behind the last")

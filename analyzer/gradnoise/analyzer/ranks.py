@@ -5,6 +5,8 @@ which a hash of samples of them shows (``thetas``); ranks that train parameters 
 ``global`` scope (sharded training): every rank records its shards of the job's one minibatch.
 
 Probes have no such hash and stay each rank's own: nothing tells whether their ranks draw different minibatches.
+Measurements of the curvature stay each rank's own too, whatever they say of their parameters: a rank's H, gradient and
+noise are of the data that this rank went through, and eigenvectors are not kept, in which they could be put together.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def meeting(closed: ClosedWindow) -> Meeting:
 
 def _shared(closed: ClosedWindow) -> bool:
     """Whether other ranks may have recorded the same window."""
-    known = closed.scope == Scope.GLOBAL or closed.thetas is not None
+    known = (closed.scope == Scope.GLOBAL or closed.thetas is not None) and not closed.measures_curvature
     return known and closed.job is not None and closed.rank is not None
 
 

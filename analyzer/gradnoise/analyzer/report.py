@@ -9,6 +9,7 @@ from gradnoise.analyzer.stats import Status, Verdict
 from gradnoise.wire.results import FORMS, FULL_FORMS
 
 __all__ = [
+    "AlignmentRow",
     "AnalysisOptions",
     "Contrast",
     "FitReport",
@@ -56,10 +57,16 @@ class Plan(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AnalysisOptions:
-    """What :func:`analyse` is asked for. Which reference was used stands in every row."""
+    """What :func:`analyse` is asked for. Which reference was used stands in every row.
+
+    Attributes:
+        plan, contrast: of the tail rows.
+        tail: whether tail rows are made; alignment rows, which take a small part of the time, always are.
+    """
 
     plan: Plan = Plan.LIVE
     contrast: Contrast = Contrast.AUTO
+    tail: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +131,54 @@ class TailRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AlignmentRow:
+    """One number on curvature, noise and how they lie to each other, of one part of a model.
+
+    The fields are the columns that :data:`gradnoise.wire.results.ALIGNMENT_SCHEMA` documents.
+    """
+
+    window: int
+    kind: str
+    first_step: int
+    last_step: int
+    part: str
+    dimension: int
+    draws: int
+    metric: str
+    index: int | None
+    value: float
+    se: float
+    low: float
+    high: float
+    null_value: float
+    null_low: float
+    null_high: float
+    null_method: str
+    n: int
+    method: str
+    reference: str
+    status: Status | RowStatus
+    reason: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WindowReport:
-    """All rows of one window: every group in every form, then the whole model in every form."""
+    """All rows of one window.
+
+    Attributes:
+        run, producer, window: which.
+        plan: of the tail rows.
+        rows: every group in every form, then the whole model in every form; none of a measurement of curvature.
+        alignment: what was measured of the curvature, part by part; of other windows the noise scales.
+    """
 
     run: str
     producer: str
     window: int
     plan: Plan
     rows: tuple[TailRow, ...]
+    alignment: tuple[AlignmentRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from gradnoise.analyzer.report import RowStatus, forms_of
+from gradnoise.analyzer.aligning import failed_row
+from gradnoise.analyzer.report import RowStatus, WindowReport, forms_of
 from gradnoise.analyzer.stats import Verdict
 from gradnoise.analyzer.stats.forms import Trend
-from gradnoise.wire.results import FIT_SCHEMA, MODEL_GROUP, RUNS_SCHEMA, TAIL_SCHEMA
+from gradnoise.wire.results import ALIGNMENT_SCHEMA, FIT_SCHEMA, MODEL_GROUP, RUNS_SCHEMA, TAIL_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from gradnoise.analyzer.analysis import AnalysisOptions, FitReport, WindowReport
+    from gradnoise.analyzer.report import AnalysisOptions, FitReport
     from gradnoise.analyzer.store import RunSummary
     from gradnoise.analyzer.windows import ClosedWindow
     from gradnoise.wire import RunInfo
 
-__all__ = ["failed_table", "fit_table", "numbered", "runs_table", "tail_table"]
+__all__ = ["WindowTables", "failed_tables", "fit_table", "runs_table", "window_tables"]
 
 
 def _column(field: pa.Field, values: Sequence[Any]) -> pa.Array:
@@ -36,34 +38,70 @@ def _table(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_arrays([_column(field, [row[field.name] for row in rows]) for field in schema], schema=schema)
 
 
-def numbered(table: pa.Table, first_row: int) -> pa.Table:
-    """Return a table of ``TAIL_SCHEMA`` with its rows numbered from ``first_row``."""
+@dataclass(frozen=True, slots=True)
+class WindowTables:
+    """What one window's analysis found, as tables; at least one of them has a row.
+
+    Attributes:
+        tail: of ``TAIL_SCHEMA``; empty for a measurement of the curvature.
+        alignment: of ``ALIGNMENT_SCHEMA``.
+    """
+
+    tail: pa.Table
+    alignment: pa.Table
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of both."""
+        return int(self.tail.num_rows + self.alignment.num_rows)
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Run, producer and window."""
+        table = self.tail if self.tail.num_rows else self.alignment
+        run, producer, window = (table.column(name)[0].as_py() for name in ("run", "producer", "window"))
+        return run, producer, window
+
+    def numbered(self, first_row: int) -> WindowTables:
+        """Return them with their rows numbered from ``first_row``: those of ``tail``, then those of ``alignment``."""
+        return WindowTables(
+            _numbered(self.tail, first_row), _numbered(self.alignment, first_row + int(self.tail.num_rows))
+        )
+
+
+def _numbered(table: pa.Table, first_row: int) -> pa.Table:
     numbers = pa.array(range(first_row, first_row + table.num_rows), pa.int64())
-    return table.set_column(TAIL_SCHEMA.get_field_index("row"), TAIL_SCHEMA.field("row"), numbers)
+    where = table.schema.get_field_index("row")
+    return table.set_column(where, table.schema.field(where), numbers)
 
 
-def tail_table(report: WindowReport, *, analysed_at: datetime) -> pa.Table:
-    """Return a report as a table of ``TAIL_SCHEMA``; whoever keeps or prints it numbers its rows (:func:`numbered`)."""
-    rows = [
-        {
-            **{field.name: getattr(row, field.name) for field in dataclasses.fields(row)},
-            "row": 0,
+def window_tables(report: WindowReport, *, analysed_at: datetime) -> WindowTables:
+    """Return a report as tables; whoever keeps or prints them numbers their rows (:meth:`WindowTables.numbered`)."""
+    common = {"row": 0, "run": report.run, "producer": report.producer, "analysed_at": analysed_at}
+    tail = [
+        _cells(row)
+        | common
+        | {
             "warnings": list(row.warnings),
             "alpha_quantiles": list(row.alpha_quantiles),
-            "run": report.run,
-            "producer": report.producer,
             "plan": str(report.plan),
-            "analysed_at": analysed_at,
         }
         for row in report.rows
     ]
-    return _table(TAIL_SCHEMA, rows)
+    alignment = [_cells(row) | common | {"warnings": list(row.warnings)} for row in report.alignment]
+    return WindowTables(_table(TAIL_SCHEMA, tail), _table(ALIGNMENT_SCHEMA, alignment))
 
 
-def failed_table(
+def _cells(row: Any) -> dict[str, Any]:
+    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+
+
+def failed_tables(
     info: RunInfo, closed: ClosedWindow, error: Exception, *, options: AnalysisOptions, analysed_at: datetime
-) -> pa.Table:
-    """Return the rows of a window whose analysis failed: every group and the model in every form, with the reason.
+) -> WindowTables:
+    """Return the rows of a window whose analysis failed, with the reason.
+
+    They are every group and the model in every form; of a measurement of the curvature one row of alignment.
 
     Args:
         info: the run.
@@ -72,6 +110,11 @@ def failed_table(
         options: what was asked for.
         analysed_at: when it failed.
     """
+    reason = f"the analysis failed: {type(error).__name__}: {error}"
+    if closed.measures_curvature or not options.tail:
+        row = failed_row(closed, reason)
+        report = WindowReport(closed.run, closed.producer, closed.window, options.plan, (), (row,))
+        return window_tables(report, analysed_at=analysed_at)
     groups = [(group.name, group.size, len(group.indices)) for group in info.groups]
     groups.append((MODEL_GROUP, sum(size for _, size, _ in groups), sum(width for *_, width in groups)))
     common: dict[str, Any] = {field.name: None for field in TAIL_SCHEMA} | {
@@ -91,7 +134,7 @@ def failed_table(
         "alpha_quantiles": [],
         "verdict": Verdict.UNDECIDED,
         "status": RowStatus.FAILED,
-        "reason": f"the analysis failed: {type(error).__name__}: {error}",
+        "reason": reason,
         "zeros": math.nan,
         "non_finite": closed.non_finite,
         "dropped": closed.dropped,
@@ -104,19 +147,12 @@ def failed_table(
         for name, size, width in groups
         for form in forms_of(options.plan)
     ]
-    return _table(TAIL_SCHEMA, rows)
+    return WindowTables(_table(TAIL_SCHEMA, rows), ALIGNMENT_SCHEMA.empty_table())
 
 
 def fit_table(report: FitReport) -> pa.Table:
     """Return a fit as a table of ``FIT_SCHEMA``."""
-    rows = [
-        {
-            **{field.name: getattr(row, field.name) for field in dataclasses.fields(row)},
-            "warnings": list(row.warnings),
-        }
-        for row in report.rows
-    ]
-    return _table(FIT_SCHEMA, rows)
+    return _table(FIT_SCHEMA, [_cells(row) | {"warnings": list(row.warnings)} for row in report.rows])
 
 
 def runs_table(summaries: Iterable[RunSummary], analysed: Mapping[str, int]) -> pa.Table:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradnoise.wire import Table, completed
+from gradnoise.wire import Table, WindowKind, completed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["ClosedWindow", "GroupDraws", "Reference", "SketchRow", "Window"]
+    from gradnoise.wire import CurvatureRow
+
+__all__ = ["ClosedWindow", "GroupDraws", "Reference", "SketchRow", "Unreadable", "Window"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ class ClosedWindow:
     def key(self) -> tuple[str, str, int]:
         """Run, producer and window: no two have the same."""
         return self.run, self.producer, self.window
+
+    @property
+    def measures_curvature(self) -> bool:
+        """Whether it holds measurements of the curvature, and no draws at sampled coordinates."""
+        return self.kind == WindowKind.CURVATURE
 
 
 _COLUMNS = tuple(field.name for field in fields(ClosedWindow) if field.name not in ("run", "producer"))
@@ -121,6 +128,15 @@ class SketchRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A measurement of curvature whose row contradicts itself, and why it cannot be read."""
+
+    part: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """One closed window, whole-model, with its draws: of one producer, or of the ranks of a job that share it.
 
@@ -131,6 +147,8 @@ class Window:
         reference: group -> its reference gradient; None where there is none.
         sketches: of the whole model, in the order of their draws.
         notes: what a reader of the results should know, such as ranks that are missing.
+        curvature: measurements of the curvature, in the order of their writing; no other window has them.
+        unreadable: those that contradict themselves.
     """
 
     closed: ClosedWindow
@@ -139,3 +157,5 @@ class Window:
     reference: Mapping[str, Reference] | None = None
     sketches: tuple[SketchRow, ...] = ()
     notes: tuple[str, ...] = ()
+    curvature: tuple[CurvatureRow, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()

@@ -15,6 +15,7 @@ from gradnoise.cli._tail import print_tail
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from gradnoise.analyzer.tables import WindowTables
     from gradnoise.wire import Dump
 
 __all__ = ["add"]
@@ -29,10 +30,17 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
         "analyze",
         parents=[common],
         help="analyse a dump here, without an analyzer",
-        description="Analyses every closed window of a dump and prints the results, or writes them with --out.",
+        description="Analyses every closed window of a dump and prints its tails, or writes them with --out.",
     )
     parser.add_argument("dump", type=Path, metavar="DUMP", help="a dump's directory")
     parser.add_argument("--out", type=Path, metavar="FILE.parquet", help="write the results there, as Parquet")
+    parser.add_argument(
+        "--alignment",
+        type=Path,
+        metavar="FILE.parquet",
+        help="write there, as Parquet, what was measured of the curvature, and the noise scales, which 'gradnoise "
+        "align DUMP' prints",
+    )
     parser.add_argument(
         "--contrast",
         choices=_CONTRASTS,
@@ -54,16 +62,26 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
 
 
 def _run(args: argparse.Namespace) -> int:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from gradnoise.wire.results import CURVATURE_KINDS
+
     if args.threads is not None and args.threads < 1:
         raise CommandError(Exit.USAGE, f"--threads is {args.threads}: expected 1 or more")
-    if args.out is not None and args.out.suffix != ".parquet":
-        raise CommandError(Exit.USAGE, f"--out {args.out}: results are written as Parquet; expected FILE.parquet")
-    if args.out is not None and not args.out.parent.is_dir():
-        raise CommandError(Exit.FAILED, f"--out: there is no directory {args.out.parent}")
+    for option, out in (("--out", args.out), ("--alignment", args.alignment)):
+        if out is not None and out.suffix != ".parquet":
+            raise CommandError(Exit.USAGE, f"{option} {out}: results are written as Parquet; expected FILE.parquet")
+        if out is not None and not out.parent.is_dir():
+            raise CommandError(Exit.FAILED, f"{option}: there is no directory {out.parent}")
     dump = open_dump(args.dump)
-    table = _analyse(args, dump)
+    tables = _analyse(args, dump)
+    table = tables.tail
     code = report_problems(dump)
     _note_events(dump)
+    if args.alignment is not None:
+        _write(tables.alignment, args.alignment)
+        note(f"{tables.alignment.num_rows} rows of alignment in {args.alignment}")
     if args.out is not None:
         _write(table, args.out)
         summary: dict[str, Any] = {
@@ -78,8 +96,12 @@ def _run(args: argparse.Namespace) -> int:
             note(f"{summary['rows']} rows of {summary['windows']} windows of run {summary['run']} in {args.out}")
     else:
         print_tail(table.to_pylist(), as_json=args.json)
-    if code is Exit.DONE and table.column("alpha").null_count == table.num_rows:
-        note("no window carries an estimate" if table.num_rows else "the dump holds no closed window")
+    measured = tables.alignment.filter(pc.is_in(tables.alignment.column("kind"), pa.array(CURVATURE_KINDS)))
+    if measured.num_rows and args.alignment is None:
+        note(f"the dump holds measurements of the curvature: gradnoise align {args.dump}")
+    values = table.column("alpha").drop_null().length() + measured.column("value").drop_null().length()
+    if code is Exit.DONE and not values:
+        note("no window carries an estimate" if tables.num_rows else "the dump holds no closed window")
         return Exit.TOO_LITTLE
     return code
 
@@ -97,18 +119,22 @@ def _note_events(dump: Dump) -> None:
         note(f"events while recording: {kinds}; in words: gradnoise show {dump.path}")
 
 
-def _analyse(args: argparse.Namespace, dump: Dump) -> pa.Table:
+def _analyse(args: argparse.Namespace, dump: Dump) -> WindowTables:
     import pyarrow as pa
     from tqdm import tqdm
 
     from gradnoise.analyzer.analysis import AnalysisOptions, Contrast, Plan
     from gradnoise.analyzer.batch import analyse_dump, count_windows
-    from gradnoise.wire.results import TAIL_SCHEMA
+    from gradnoise.analyzer.tables import WindowTables
+    from gradnoise.wire.results import ALIGNMENT_SCHEMA, TAIL_SCHEMA
 
     options = AnalysisOptions(Plan(args.plan), Contrast(args.contrast))
     tables = analyse_dump(dump, options, steps=args.steps, threads=args.threads)
     found = list(tqdm(tables, total=count_windows(dump, args.steps), unit="window", desc="analyse", leave=False))
-    return pa.concat_tables(found) if found else TAIL_SCHEMA.empty_table()
+    return WindowTables(
+        pa.concat_tables([TAIL_SCHEMA.empty_table(), *(each.tail for each in found)]),
+        pa.concat_tables([ALIGNMENT_SCHEMA.empty_table(), *(each.alignment for each in found)]),
+    )
 
 
 def _write(table: pa.Table, out: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from gradnoise.cli import _analyze, _demo, _export, _fit, _runs, _serve, _ship, _tail
+from gradnoise.cli import _align, _analyze, _demo, _export, _fit, _runs, _serve, _ship, _tail
 from gradnoise.cli._exit import Exit, code_of
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ __all__ = ["main"]
 
 _EPILOG = """\
 RUN is a run id on an analyzer, or the path of a dump, which then needs no analyzer. The address of the analyzer that
-runs, show, tail, export and ship ask is --endpoint, else $GRADNOISE_ENDPOINT, else localhost:50051; fit asks one only
-where --endpoint is given.
+runs, show, tail, align, export and ship ask is --endpoint, else $GRADNOISE_ENDPOINT, else localhost:50051; fit asks
+one only where --endpoint is given.
 
 Tables go to standard output, progress and logs to standard error. With --json tables are JSON lines, one object a
 row, and everything else is one JSON document; what is not a finite number is null.
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    for module in (_demo, _serve, _ship, _runs, _tail, _analyze, _export, _fit):
+    for module in (_demo, _serve, _ship, _runs, _tail, _align, _analyze, _export, _fit):
         module.add(commands, common)
     for command in commands.choices.values():
         command.epilog, command.formatter_class = _EPILOG, shape

@@ -55,8 +55,20 @@ def _show(args: argparse.Namespace) -> int:
     with connect(args) as client:
         run, info = client.run(args.name), client.info(args.name)
         windows = client.tail(args.name, form=FORMS[0], group=MODEL_GROUP).to_pylist()  # one row each
+        windows += _measured(client.alignment(args.name, metric="loss").to_pylist())
+    windows.sort(key=lambda row: (row["producer"], row["first_step"], row["window"]))
     _print(run | _details(info), _groups(info), windows, as_json=args.json)
     return Exit.DONE
+
+
+def _measured(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the windows that hold measurements of the curvature: of each part there is one loss."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in rows:
+        window = row | {"kind": "curvature", "dropped": 0, "non_finite": 0}
+        known = found.setdefault((row["producer"], row["window"]), window)
+        known["draws"] = max(known["draws"], row["draws"])
+    return list(found.values())
 
 
 def _show_dump(path: Path, *, as_json: bool) -> int:

@@ -12,12 +12,15 @@ from gradnoise.cli._output import note
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gradnoise.analyzer.report import AnalysisOptions
+    from gradnoise.analyzer.tables import WindowTables
     from gradnoise.client import Client
     from gradnoise.wire import Dump
 
 __all__ = [
     "add_endpoint",
     "connect",
+    "dump_alignment",
     "dump_path",
     "dump_rows",
     "examine",
@@ -64,15 +67,40 @@ def dump_rows(args: argparse.Namespace, dump: Dump) -> Iterator[dict[str, Any]]:
         except KeyError as error:
             raise CommandError(Exit.FAILED, error.args[0]) from None
     from gradnoise.analyzer.analysis import AnalysisOptions, Plan
-    from gradnoise.analyzer.batch import analyse_dump, follow_dump
     from gradnoise.wire.results import FORMS
 
     options = AnalysisOptions(Plan.LIVE if args.form in (None, *FORMS) else Plan.FULL)
-    tables = follow_dump(dump, options) if args.follow else analyse_dump(dump, options, steps=args.steps)
-    for table in tables:
-        for row in table.to_pylist():
+    for tables in _tables(args, dump, options):
+        for row in tables.tail.to_pylist():
             if args.form in (None, row["form"]) and args.group in (None, row["group"]):
                 yield row
+
+
+def dump_alignment(args: argparse.Namespace, dump: Dump) -> Iterator[dict[str, Any]]:
+    """Yield the alignment rows that the arguments ask for: ``part``, ``metric``, ``steps``, ``follow``.
+
+    Raises:
+        CommandError: there is no such metric, or, at the end, the dump has no such part.
+    """
+    from gradnoise.analyzer.aligning import METRICS
+    from gradnoise.analyzer.analysis import AnalysisOptions
+
+    if args.metric is not None and args.metric not in METRICS:
+        raise CommandError(Exit.FAILED, f"no metric {args.metric!r}; the metrics are: {', '.join(METRICS)}")
+    parts = dict.fromkeys(["*", *(group.name for group in dump.info.groups)])
+    for tables in _tables(args, dump, AnalysisOptions(tail=False)):
+        for row in tables.alignment.to_pylist():
+            parts[row["part"]] = None
+            if args.metric in (None, row["metric"]) and args.part in (None, row["part"]):
+                yield row
+    if args.part is not None and args.part not in parts:
+        raise CommandError(Exit.FAILED, f"no part {args.part!r} in {dump.path}; its parts are: {', '.join(parts)}")
+
+
+def _tables(args: argparse.Namespace, dump: Dump, options: AnalysisOptions) -> Iterator[WindowTables]:
+    from gradnoise.analyzer.batch import analyse_dump, follow_dump
+
+    return follow_dump(dump, options) if args.follow else analyse_dump(dump, options, steps=args.steps)
 
 
 def examine(dump: Dump) -> None:

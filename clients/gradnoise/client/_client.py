@@ -15,10 +15,10 @@ from gradnoise.client._errors import InvalidInputError, UnreachableError, raise_
 from gradnoise.collector.channel import open_channel
 from gradnoise.v1 import analysis_pb2, analysis_pb2_grpc
 from gradnoise.wire import RunInfo
-from gradnoise.wire.results import TAIL_SCHEMA, from_ipc
+from gradnoise.wire.results import ALIGNMENT_SCHEMA, TAIL_SCHEMA, from_ipc
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from types import TracebackType
 
     from numpy.typing import ArrayLike
@@ -130,12 +130,73 @@ class Client:
         Raises:
             NotFoundError, InvalidInputError: as for :meth:`tail`.
         """
+
+        def begin(after_row: int) -> Any:
+            request = analysis_pb2.WatchRequest(run=run, form=form or "", group=group or "", after_row=after_row)
+            return self._analysis.Watch(request)
+
+        return self._watched(begin, after_row)
+
+    def alignment(
+        self,
+        run: str,
+        part: str | None = None,
+        metric: str | None = None,
+        steps: tuple[int | None, int | None] | None = None,
+    ) -> pa.Table:
+        """Return how a run's noise lies to its curvature: :data:`gradnoise.wire.results.ALIGNMENT_SCHEMA`.
+
+        They are the numbers of every measurement of the curvature, and the noise scales of every other window; oldest
+        first.
+
+        Args:
+            run: the run id.
+            part: only this part of the model, as its measurement was asked for, or this group; ``"*"`` is the whole
+                model.
+            metric: only this metric, as ``gamma``.
+            steps: (first, last): only windows that overlap these steps, both included; None leaves an end open.
+
+        Raises:
+            NotFoundError: no such run or part. InvalidInputError: no such metric, or steps that end before they begin.
+        """
+        request = _alignment_request(run, part, metric, steps)
+        try:
+            parts = [_table(table) for table in self._analysis.Alignment(request, timeout=self._timeout)]
+        except grpc.RpcError as error:
+            raise_typed(error, self.target)
+        return pa.concat_tables(parts) if parts else ALIGNMENT_SCHEMA.empty_table()
+
+    def watch_alignment(
+        self,
+        run: str,
+        part: str | None = None,
+        metric: str | None = None,
+        steps: tuple[int | None, int | None] | None = None,
+        after_row: int = 0,
+    ) -> Generator[dict[str, Any], None, None]:
+        """Yield rows of ``ALIGNMENT_SCHEMA``, by column name, as windows are analysed; else as :meth:`watch`.
+
+        Args:
+            run, part, metric, steps: as for :meth:`alignment`. A part that the run's first measurement, which is still
+                to come, may bring can be asked for.
+            after_row: the last row number seen (column ``row``); 0 begins with the first.
+
+        Raises:
+            NotFoundError, InvalidInputError: as for :meth:`alignment`.
+        """
+
+        def begin(after_row: int) -> Any:
+            return self._analysis.WatchAlignment(_alignment_request(run, part, metric, steps, after_row))
+
+        return self._watched(begin, after_row)
+
+    def _watched(self, begin: Callable[[int], Any], after_row: int) -> Generator[dict[str, Any], None, None]:
+        """Yield rows of the calls that ``begin`` makes, each behind the last row of the one before."""
         pause = _FIRST_PAUSE
         connected = False
         lost: float | None = None
         while True:
-            request = analysis_pb2.WatchRequest(run=run, form=form or "", group=group or "", after_row=after_row)
-            call = self._analysis.Watch(request)
+            call = begin(after_row)
             try:
                 call.initial_metadata()  # sent before there is any row
                 if call.is_active():
@@ -209,3 +270,16 @@ class Client:
 
 def _table(message: analysis_pb2.ArrowTable) -> pa.Table:
     return from_ipc(message.ipc_stream)
+
+
+def _alignment_request(
+    run: str,
+    part: str | None,
+    metric: str | None,
+    steps: tuple[int | None, int | None] | None,
+    after_row: int = 0,
+) -> analysis_pb2.AlignmentRequest:
+    first, last = steps or (None, None)
+    return analysis_pb2.AlignmentRequest(
+        run=run, part=part or "", metric=metric or "", first_step=first, last_step=last, after_row=after_row
+    )

@@ -40,7 +40,7 @@ def export(
 
     Args:
         rows: rows of :data:`gradnoise.wire.results.TAIL_SCHEMA`, by column name: ``Client.tail(...).to_pylist()``,
-            ``Client.watch(...)``, or the tables of ``analyse_dump``.
+            ``Client.watch(...)``, or the tail tables of ``analyse_dump``.
         target: where to.
         on_row: told how far the export is, after each row.
 

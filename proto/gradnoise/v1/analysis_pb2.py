@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgradnoise/v1/analysis.proto\x12\x0cgradnoise.v1\"\r\n\x0bRunsRequest\"\x19\n\nRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"G\n\x08RunReply\x12\x10\n\x08run_info\x18\x01 \x01(\x0c\x12)\n\x07summary\x18\x02 \x01(\x0b\x32\x18.gradnoise.v1.ArrowTable\"\x85\x01\n\x0bTailRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04\x66orm\x18\x02 \x01(\t\x12\r\n\x05group\x18\x03 \x01(\t\x12\x17\n\nfirst_step\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tlast_step\x18\x05 \x01(\x03H\x01\x88\x01\x01\x42\r\n\x0b_first_stepB\x0c\n\n_last_step\"K\n\x0cWatchRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04\x66orm\x18\x02 \x01(\t\x12\r\n\x05group\x18\x03 \x01(\t\x12\x11\n\tafter_row\x18\x04 \x01(\x03\".\n\nFitRequest\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\x10\n\x08location\x18\x02 \x01(\x08\" \n\nArrowTable\x12\x12\n\nipc_stream\x18\x01 \x01(\x0c\x32\xbb\x02\n\x08\x41nalysis\x12;\n\x04Runs\x12\x19.gradnoise.v1.RunsRequest\x1a\x18.gradnoise.v1.ArrowTable\x12\x37\n\x03Run\x12\x18.gradnoise.v1.RunRequest\x1a\x16.gradnoise.v1.RunReply\x12=\n\x04Tail\x12\x19.gradnoise.v1.TailRequest\x1a\x18.gradnoise.v1.ArrowTable0\x01\x12?\n\x05Watch\x12\x1a.gradnoise.v1.WatchRequest\x1a\x18.gradnoise.v1.ArrowTable0\x01\x12\x39\n\x03\x46it\x12\x18.gradnoise.v1.FitRequest\x1a\x18.gradnoise.v1.ArrowTableb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgradnoise/v1/analysis.proto\x12\x0cgradnoise.v1\"\r\n\x0bRunsRequest\"\x19\n\nRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"G\n\x08RunReply\x12\x10\n\x08run_info\x18\x01 \x01(\x0c\x12)\n\x07summary\x18\x02 \x01(\x0b\x32\x18.gradnoise.v1.ArrowTable\"\x85\x01\n\x0bTailRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04\x66orm\x18\x02 \x01(\t\x12\r\n\x05group\x18\x03 \x01(\t\x12\x17\n\nfirst_step\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tlast_step\x18\x05 \x01(\x03H\x01\x88\x01\x01\x42\r\n\x0b_first_stepB\x0c\n\n_last_step\"K\n\x0cWatchRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04\x66orm\x18\x02 \x01(\t\x12\r\n\x05group\x18\x03 \x01(\t\x12\x11\n\tafter_row\x18\x04 \x01(\x03\"\x9e\x01\n\x10\x41lignmentRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04part\x18\x02 \x01(\t\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\x17\n\nfirst_step\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tlast_step\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\tafter_row\x18\x06 \x01(\x03\x42\r\n\x0b_first_stepB\x0c\n\n_last_step\".\n\nFitRequest\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\x10\n\x08location\x18\x02 \x01(\x08\" \n\nArrowTable\x12\x12\n\nipc_stream\x18\x01 \x01(\x0c\x32\xd2\x03\n\x08\x41nalysis\x12;\n\x04Runs\x12\x19.gradnoise.v1.RunsRequest\x1a\x18.gradnoise.v1.ArrowTable\x12\x37\n\x03Run\x12\x18.gradnoise.v1.RunRequest\x1a\x16.gradnoise.v1.RunReply\x12=\n\x04Tail\x12\x19.gradnoise.v1.TailRequest\x1a\x18.gradnoise.v1.ArrowTable0\x01\x12?\n\x05Watch\x12\x1a.gradnoise.v1.WatchRequest\x1a\x18.gradnoise.v1.ArrowTable0\x01\x12G\n\tAlignment\x12\x1e.gradnoise.v1.AlignmentRequest\x1a\x18.gradnoise.v1.ArrowTable0\x01\x12L\n\x0eWatchAlignment\x12\x1e.gradnoise.v1.AlignmentRequest\x1a\x18.gradnoise.v1.ArrowTable0\x01\x12\x39\n\x03\x46it\x12\x18.gradnoise.v1.FitRequest\x1a\x18.gradnoise.v1.ArrowTableb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,10 +41,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TAILREQUEST']._serialized_end=294
   _globals['_WATCHREQUEST']._serialized_start=296
   _globals['_WATCHREQUEST']._serialized_end=371
-  _globals['_FITREQUEST']._serialized_start=373
-  _globals['_FITREQUEST']._serialized_end=419
-  _globals['_ARROWTABLE']._serialized_start=421
-  _globals['_ARROWTABLE']._serialized_end=453
-  _globals['_ANALYSIS']._serialized_start=456
-  _globals['_ANALYSIS']._serialized_end=771
+  _globals['_ALIGNMENTREQUEST']._serialized_start=374
+  _globals['_ALIGNMENTREQUEST']._serialized_end=532
+  _globals['_FITREQUEST']._serialized_start=534
+  _globals['_FITREQUEST']._serialized_end=580
+  _globals['_ARROWTABLE']._serialized_start=582
+  _globals['_ARROWTABLE']._serialized_end=614
+  _globals['_ANALYSIS']._serialized_start=617
+  _globals['_ANALYSIS']._serialized_end=1083
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,22 @@ class WatchRequest(_message.Message):
     after_row: int
     def __init__(self, run: _Optional[str] = ..., form: _Optional[str] = ..., group: _Optional[str] = ..., after_row: _Optional[int] = ...) -> None: ...
 
+class AlignmentRequest(_message.Message):
+    __slots__ = ("run", "part", "metric", "first_step", "last_step", "after_row")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
+    LAST_STEP_FIELD_NUMBER: _ClassVar[int]
+    AFTER_ROW_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    part: str
+    metric: str
+    first_step: int
+    last_step: int
+    after_row: int
+    def __init__(self, run: _Optional[str] = ..., part: _Optional[str] = ..., metric: _Optional[str] = ..., first_step: _Optional[int] = ..., last_step: _Optional[int] = ..., after_row: _Optional[int] = ...) -> None: ...
+
 class FitRequest(_message.Message):
     __slots__ = ("values", "location")
     VALUES_FIELD_NUMBER: _ClassVar[int]

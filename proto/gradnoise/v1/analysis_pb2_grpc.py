@@ -55,6 +55,16 @@ class AnalysisStub(object):
                 request_serializer=gradnoise_dot_v1_dot_analysis__pb2.WatchRequest.SerializeToString,
                 response_deserializer=gradnoise_dot_v1_dot_analysis__pb2.ArrowTable.FromString,
                 _registered_method=True)
+        self.Alignment = channel.unary_stream(
+                '/gradnoise.v1.Analysis/Alignment',
+                request_serializer=gradnoise_dot_v1_dot_analysis__pb2.AlignmentRequest.SerializeToString,
+                response_deserializer=gradnoise_dot_v1_dot_analysis__pb2.ArrowTable.FromString,
+                _registered_method=True)
+        self.WatchAlignment = channel.unary_stream(
+                '/gradnoise.v1.Analysis/WatchAlignment',
+                request_serializer=gradnoise_dot_v1_dot_analysis__pb2.AlignmentRequest.SerializeToString,
+                response_deserializer=gradnoise_dot_v1_dot_analysis__pb2.ArrowTable.FromString,
+                _registered_method=True)
         self.Fit = channel.unary_unary(
                 '/gradnoise.v1.Analysis/Fit',
                 request_serializer=gradnoise_dot_v1_dot_analysis__pb2.FitRequest.SerializeToString,
@@ -94,6 +104,21 @@ class AnalysisServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Alignment(self, request, context):
+        """What was measured of the curvature of a run's loss and of how the noise lies to it, oldest first, and the noise
+        scales of its other windows, as a stream of tables of one schema.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchAlignment(self, request, context):
+        """The same rows as windows are analysed: first those after after_row, then new ones until the caller cancels.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Fit(self, request, context):
         """Fits the stable law, the Gaussian and finite-variance rivals to one vector of numbers.
         """
@@ -122,6 +147,16 @@ def add_AnalysisServicer_to_server(servicer, server):
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
                     request_deserializer=gradnoise_dot_v1_dot_analysis__pb2.WatchRequest.FromString,
+                    response_serializer=gradnoise_dot_v1_dot_analysis__pb2.ArrowTable.SerializeToString,
+            ),
+            'Alignment': grpc.unary_stream_rpc_method_handler(
+                    servicer.Alignment,
+                    request_deserializer=gradnoise_dot_v1_dot_analysis__pb2.AlignmentRequest.FromString,
+                    response_serializer=gradnoise_dot_v1_dot_analysis__pb2.ArrowTable.SerializeToString,
+            ),
+            'WatchAlignment': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAlignment,
+                    request_deserializer=gradnoise_dot_v1_dot_analysis__pb2.AlignmentRequest.FromString,
                     response_serializer=gradnoise_dot_v1_dot_analysis__pb2.ArrowTable.SerializeToString,
             ),
             'Fit': grpc.unary_unary_rpc_method_handler(
@@ -238,6 +273,60 @@ class Analysis(object):
             target,
             '/gradnoise.v1.Analysis/Watch',
             gradnoise_dot_v1_dot_analysis__pb2.WatchRequest.SerializeToString,
+            gradnoise_dot_v1_dot_analysis__pb2.ArrowTable.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Alignment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gradnoise.v1.Analysis/Alignment',
+            gradnoise_dot_v1_dot_analysis__pb2.AlignmentRequest.SerializeToString,
+            gradnoise_dot_v1_dot_analysis__pb2.ArrowTable.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAlignment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gradnoise.v1.Analysis/WatchAlignment',
+            gradnoise_dot_v1_dot_analysis__pb2.AlignmentRequest.SerializeToString,
             gradnoise_dot_v1_dot_analysis__pb2.ArrowTable.FromString,
             options,
             channel_credentials,

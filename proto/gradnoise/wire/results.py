@@ -1,4 +1,4 @@
-"""Arrow schemas of what an analysis returns: the columns of ``tail``, ``runs`` and ``fit`` tables.
+"""Arrow schemas of what an analysis returns: the columns of ``tail``, ``alignment``, ``runs`` and ``fit`` tables.
 
 Every field carries its description as metadata (``field.metadata[b"description"]``).
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 __all__ = [
+    "ALIGNMENT_SCHEMA",
+    "CURVATURE_KINDS",
     "FIT_SCHEMA",
     "FORMS",
     "FULL_FORMS",
@@ -135,6 +137,56 @@ TAIL_SCHEMA = pa.schema(
         _field("analysed_at", _TIME, "when the window was analysed"),
     ]
 )
+
+ALIGNMENT_SCHEMA = pa.schema(
+    [
+        _field("row", pa.int64(), "row number in the store, of one counter with the tail rows; resumes a watch"),
+        _field("run", pa.utf8(), "run id"),
+        _field("producer", pa.utf8(), "id of the process that recorded the window"),
+        _field("window", pa.int64(), "window id, unique within a producer"),
+        _field(
+            "kind",
+            pa.utf8(),
+            "what the number is made of. Of a measurement of the curvature: hessian, gauss_newton, sharpness or "
+            "barrier. Of the draws of a window: burst, probe or microbatch",
+        ),
+        _field("first_step", pa.int64(), "first optimiser step of the window"),
+        _field("last_step", pa.int64(), "last optimiser step of the window"),
+        _field(
+            "part",
+            pa.utf8(),
+            "which parameters: a pattern of group names, as the measurement was asked for, or a group; '*' is the "
+            "whole model",
+        ),
+        _field("dimension", pa.int64(), "parameters in the part: d"),
+        _field("draws", pa.int64(), "minibatch gradients behind the noise; 0 where none were taken"),
+        _field("metric", pa.utf8(), "what was estimated; docs/alignment.md has the formulas"),
+        _field("index", pa.int64(), "of a metric that each eigenvector has: which one, from 0; else null", null=True),
+        _null("value", "the estimate"),
+        _null("se", "its standard error"),
+        _null("low", "lower end of the 95 % interval"),
+        _null("high", "upper end of the 95 % interval"),
+        _null("null_value", "what the metric reads where there is nothing to find: its null, which null_method names"),
+        _null("null_low", "lower end of the middle 95 % of what it reads there"),
+        _null("null_high", "upper end of the middle 95 % of what it reads there"),
+        _field("null_method", pa.utf8(), "which null, and how it was worked out; empty where there is none"),
+        _field("n", pa.int64(), "draws, probe vectors or values that the estimate rests on"),
+        _field("method", pa.utf8(), "how value and interval were made"),
+        _field("reference", pa.utf8(), "published source, by author, year and equation; empty where there is none"),
+        _field(
+            "status",
+            pa.utf8(),
+            "ok; at_boundary: a value at the end of its range; else why there is no value or why not to take it as it "
+            "is",
+        ),
+        _field("reason", pa.utf8(), "the status in words; empty for ok"),
+        _field("warnings", pa.list_(pa.utf8()), "what else the reader must know"),
+        _field("analysed_at", _TIME, "when the window was analysed"),
+    ]
+)
+
+CURVATURE_KINDS = ("hessian", "gauss_newton", "sharpness", "barrier")
+"""The kinds of rows of ``ALIGNMENT_SCHEMA`` that come from measurements of the curvature."""
 
 RUNS_SCHEMA = pa.schema(
     [

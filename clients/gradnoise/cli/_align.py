@@ -1,0 +1,176 @@
+"""``gradnoise align``: how a run's noise lies to its curvature, stored, live, or computed from a dump."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from gradnoise.cli._exit import Exit
+from gradnoise.cli._output import aligned, emit, emit_json, note
+from gradnoise.cli._source import (
+    add_endpoint,
+    connect,
+    dump_alignment,
+    dump_path,
+    examine,
+    open_dump,
+    report_problems,
+    steps,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["LEGEND", "add", "alignment_table", "print_alignment"]
+
+_HEADER = ("metric", "value [95 %]", "null [95 %]", "n", "what it says")
+_LIVE_HEADER = ("steps", "kind", "part", *_HEADER)
+_LIVE_WIDTHS = (11, 12, 16, 26, 30, 24, 5, 12)
+_RIGHT = ("n",)
+_SHOWN = 5
+LEGEND = (
+    "null: what the metric reads where noise and curvature have nothing to do with each other. v_i, lambda_i: the "
+    "leading eigenvectors\nand eigenvalues of H; c_ii: the noise's variance along them; B: examples in a minibatch; C: "
+    "covariance of one example's gradient.\n'*': the whole model. docs/alignment.md has every formula."
+)
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "align",
+        parents=[common],
+        help="print how a run's noise lies to the curvature of its loss, and its noise scales",
+        description="Prints what measurements of the curvature found, part by part, each number with its interval, "
+        "beside what it would read if noise and curvature had nothing to do with each other; and the noise scales of "
+        "every other window.",
+    )
+    parser.add_argument("name", metavar="RUN", help="a run id, or a dump's path")
+    parser.add_argument("--part", help="only this part of the model, as it was measured; '*' is the whole model")
+    parser.add_argument("--metric", help="only this metric, such as gamma; a name that is none is told all")
+    parser.add_argument("--steps", type=steps, metavar="A:B", help="only windows that overlap these steps")
+    parser.add_argument(
+        "--follow", "--watch", "-f", action="store_true", help="go on with new rows as windows are analysed"
+    )
+    add_endpoint(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    path = dump_path(args.name)
+    if path is not None:
+        return _from_dump(args, path)
+    with connect(args) as client:
+        if args.follow:
+            return _follow(args, client.watch_alignment(args.name, args.part, args.metric, args.steps))
+        table = client.alignment(args.name, args.part, args.metric, args.steps)
+    return print_alignment(table.to_pylist(), whole=args.metric is not None, as_json=args.json)
+
+
+def _from_dump(args: argparse.Namespace, path: Path) -> int:
+    dump = open_dump(path)
+    rows = dump_alignment(args, dump)
+    if args.follow:
+        ended = _follow(args, rows)
+        examine(dump)  # following does not judge: what is unfinished may still be finished
+    else:
+        ended = print_alignment(rows, whole=args.metric is not None, as_json=args.json)
+    return report_problems(dump) or ended
+
+
+def _follow(args: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> Exit:
+    from gradnoise.wire.results import overlaps
+
+    try:
+        if not args.json:
+            note(LEGEND)
+            emit(aligned(_LIVE_HEADER, [], right=_RIGHT, least=_LIVE_WIDTHS))
+        told: set[str] = set()
+        for row in rows:
+            if not overlaps(args.steps, row["first_step"], row["last_step"]):
+                continue
+            if args.json:
+                emit_json(row)
+                continue
+            for warning in row["warnings"]:
+                if warning not in told:
+                    told.add(warning)
+                    note(f"warning: {warning}")
+            line = (_steps(row), row["kind"], row["part"], *_cells(row))
+            emit(aligned(_LIVE_HEADER, [line], right=_RIGHT, least=_LIVE_WIDTHS, show_header=False))
+    except KeyboardInterrupt:
+        note("no longer following")
+    return Exit.DONE
+
+
+def print_alignment(rows: Iterable[Mapping[str, Any]], *, whole: bool, as_json: bool) -> Exit:
+    """Print rows of alignment; of metrics that every eigenvector has only the first few, unless ``whole``."""
+    if as_json:
+        for row in rows:
+            emit_json(dict(row))
+        return Exit.DONE
+    text = alignment_table(rows, whole=whole)
+    if text:
+        emit(text)
+        note(LEGEND)
+    else:
+        note("there is nothing of that: no window was analysed, or none has such a part or metric")
+    return Exit.DONE
+
+
+def alignment_table(rows: Iterable[Mapping[str, Any]], *, whole: bool) -> str:
+    """Return rows of alignment as text: one table a measurement and part, oldest first, with its warnings below it."""
+    ordered = sorted(rows, key=lambda row: (row["producer"], row["first_step"], row["window"], row["row"]))
+    several = len({row["producer"] for row in ordered}) > 1
+    blocks = []
+    for _, part in groupby(ordered, key=lambda row: (row["producer"], row["window"], row["part"], row["kind"])):
+        found = list(part)
+        blocks.append(_block(found, whole=whole, several=several))
+    return "\n\n".join(blocks)
+
+
+def _block(rows: Sequence[Mapping[str, Any]], *, whole: bool, several: bool) -> str:
+    first = rows[0]
+    title = f"{first['kind']} of {first['part']} ({first['dimension']} parameters) at step {_steps(first)}"
+    if first["draws"]:
+        title += f", {first['draws']} draws"
+    if several:
+        title += f", producer {first['producer'][:8]}"
+    shown = [row for row in rows if whole or row["index"] is None or row["index"] < _SHOWN]
+    lines = [title, aligned(_HEADER, [_cells(row) for row in shown], right=_RIGHT)]
+    if len(shown) < len(rows):
+        names = ", ".join(dict.fromkeys(row["metric"] for row in rows if row not in shown))
+        lines.append(f"{len(rows) - len(shown)} rows more of {names}: --metric shows all of one")
+    warnings: dict[str, list[str]] = {}
+    for row in shown:
+        for warning in row["warnings"]:
+            warnings.setdefault(warning, []).append(row["metric"])
+    for warning, metrics in warnings.items():
+        named = list(dict.fromkeys(metrics))
+        lines.append(f"warning: {warning}" + ("" if len(named) > _SHOWN else f" [{', '.join(named)}]"))
+    return "\n".join(lines)
+
+
+def _steps(row: Mapping[str, Any]) -> str:
+    first, last = row["first_step"], row["last_step"]
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    from gradnoise.analyzer.explain_alignment import explain_row
+
+    return (
+        row["metric"] if row["index"] is None else f"{row['metric']} {row['index']}",
+        _with_interval(row["value"], row["low"], row["high"]),
+        _with_interval(row["null_value"], row["null_low"], row["null_high"]),
+        str(row["n"]),
+        explain_row(row),
+    )
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" + ("" if low is None or high is None else f" [{low:.4g}, {high:.4g}]")
