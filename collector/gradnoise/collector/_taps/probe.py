@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gradnoise.collector._taps.gather import Gatherer
     from gradnoise.collector._taps.losses import Gradients
 
-__all__ = ["ProbeError", "run_probe"]
+__all__ = ["ProbeError", "frozen", "run_probe"]
 
 
 def probe_seed(seed: int, theta: int, rank: int | None = None) -> int:
@@ -80,7 +80,7 @@ def run_probe(
         )
     one = _Running(probe, parameters, gatherer, sink, theta, sampling, batch_size, scale)
     try:
-        with _frozen(model, probe_seed(sampling.seed, theta, None if origin is None else origin.rank)):
+        with frozen(model, probe_seed(sampling.seed, theta, None if origin is None else origin.rank)):
             one.take_draws()
             if sink.recording:
                 one.take_pass()
@@ -91,7 +91,8 @@ def run_probe(
 
 
 @contextmanager
-def _frozen(model: torch.nn.Module, seed: int) -> Iterator[None]:
+def frozen(model: torch.nn.Module, seed: int) -> Iterator[None]:
+    """Run with everything of a model and of torch's settings put back afterwards, seeded, and without updates."""
     with ExitStack() as stack:
         stack.enter_context(preserved_modes())
         stack.enter_context(preserved(model))

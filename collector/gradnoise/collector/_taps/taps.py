@@ -16,18 +16,17 @@ from gradnoise.collector._taps.complaints import Complaints
 from gradnoise.collector._taps.copy import is_captured
 from gradnoise.collector._taps.dynamo import uncompiled
 from gradnoise.collector._taps.gather import Gatherer, UnsupportedGradientError
+from gradnoise.collector._taps.gathering import Gathering
 from gradnoise.collector._taps.handover import Handover
 from gradnoise.collector._taps.hooks import LeafHooks
 from gradnoise.collector._taps.interludes import Interludes
 from gradnoise.collector._taps.listener import Listener
-from gradnoise.collector._taps.measures import Measures
 from gradnoise.collector._taps.optimizers import Caller, OptimizerHooks, has_closure, is_capturing
 from gradnoise.collector._taps.origin import averages_gradients, processes_averaged
 from gradnoise.collector._taps.passes import BackwardPass, Passes
 from gradnoise.collector._taps.probing import Probing
 from gradnoise.collector._taps.scale import LossScale
 from gradnoise.collector._taps.schedule import Schedule
-from gradnoise.collector._taps.sentinels import Sentinels
 from gradnoise.collector._taps.shards import ShardHooks
 from gradnoise.collector._taps.standing import Standing
 from gradnoise.collector._taps.steps import Steps
@@ -79,14 +78,13 @@ class Taps:
         groups = sink.info.groups
         self._complaints = Complaints([group.name for group in groups], sink)
         self._origin = origin
-        self._gatherer = Gatherer(groups)
-        self._sentinels = Sentinels(groups)
+        gatherer = Gatherer(groups)
         self._scale = LossScale(scaler, sink)
-        self._measures = Measures(sampling, self._scale)
-        self._shards = ShardHooks(self._gatherer.pick, self._on_gradient, self._unsupported, self._fail)
+        self._shards = ShardHooks(gatherer.pick, self._on_gradient, self._unsupported, self._fail)
         numbers = {group.name: (number, group.shape) for number, group in enumerate(groups)}
         hooks = LeafHooks(numbers, self._on_gradient, self, self._shards)
         self._listener = Listener(groups, hooks, sink)
+        self._gathering = Gathering(groups, sampling, self._listener, self._scale, gatherer)
         averaged = averages_gradients(model)
         self._standing = Standing(groups, self._listener, self._scale, sink, averaged=averaged)
         self._interludes = Interludes(
@@ -94,7 +92,7 @@ class Taps:
                 probe,
                 self._model,
                 listener=self._listener,
-                gatherer=self._gatherer,
+                gatherer=gatherer,
                 sink=sink,
                 sampling=sampling,
                 batch_size=batch_size,
@@ -189,13 +187,7 @@ class Taps:
                 if os.getpid() != self._pid:
                     return
                 under_way = self._passes.open(task)
-            values = self._gatherer.pick(number, gradient)
-            if before is not None:
-                under_way.parts[number] = values - before
-                return  # nothing is known of the rest of it
-            under_way.parts[number] = values
-            if self._measures.wanted:
-                self._measures.take(number, gradient, under_way)
+            self._gathering.take(number, gradient, under_way, before)
         except UnsupportedGradientError as error:
             self._unsupported(number, error)
         except Exception as error:
@@ -298,7 +290,7 @@ class Taps:
 
     def _begin_pass(self) -> BackwardPass:
         if self._passes.under_way:  # one raised, or this one is inside another
-            self._measures.forget()
+            self._gathering.forget()
         under_way = BackwardPass(forwards=self.forwards, merged=self._shards.merged)
         self._standing.before_pass(under_way)
         return under_way
@@ -317,23 +309,18 @@ class Taps:
             merged=under_way.merged,
             again=under_way.cleared,
         ):
-            self._measures.forget()
+            self._gathering.forget()
             if not at.backwards:
                 self._complaints.ambiguous(
                     self._theta, "an optimizer that changes the parameters before it evaluates the loss", 1
                 )
             return
-        parts = under_way.parts
-        if not parts:
+        if not under_way.parts:
             return
         self._standing.after_pass(self._theta, under_way)
         if value is not None:
             self._steps.at(self._theta).loss_scale = value
-        scale = self._scale.tensor
-        draw = self._gatherer.draw(parts, scale=scale, fingerprint=self._sentinels.read(self._listener.parameters))
-        last = at.add(self._measures.with_norms(draw, under_way.norms, scale), self._sink.pending)
-        self._measures.end_draw(at)
-        if last:
+        if self._gathering.end(under_way, at, self._sink.pending):
             self._fill(len(at.draws))
 
     def _fill(self, count: int) -> None:
@@ -351,18 +338,18 @@ class Taps:
         self._at = AtTheta()
         raised = self._passes.forget()
         if raised:
-            self._measures.forget()
+            self._gathering.forget()
         if window is None or not at.backwards:
             return
         window.last_step = self._theta
         divisor = self._steps.settle(self._theta)
         doubt = at.doubt(self.forwards, raised, divisor)
         if doubt is not None:
-            self._measures.forget()
+            self._gathering.forget()
             self._complaints.ambiguous(self._theta, doubt, at.backwards)
             return
         if at.draws and not self._handover.give(at, window, self._theta, divisor):
-            self._measures.forget()
+            self._gathering.forget()
 
     def _update(self, optimizer: Optimizer) -> None:
         if not self._sink.recording:
@@ -389,7 +376,7 @@ class Taps:
 
     def _end_window(self) -> None:
         window, self._window = self._window, None
-        self._measures.forget()
+        self._gathering.forget()
         if window is not None and window.backwards:
             self._sink.end_window(window.end(self._origin))
 
