@@ -98,7 +98,7 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 def _check(parameter: torch.nn.Parameter) -> None:
     if is_dtensor(parameter):
         raise CurvatureError("a chosen parameter is sharded (FSDP): its products would need every rank at once")
-    if isinstance(parameter, torch.nn.parameter.UninitializedTensorMixin) or parameter.is_meta:
+    if isinstance(parameter, torch.nn.parameter.UninitializedParameter) or parameter.is_meta:
         raise CurvatureError("a chosen parameter has no values yet (lazy module or meta device): run the model once")
     shape = f"a chosen parameter of shape {tuple(parameter.shape)} and dtype {parameter.dtype}"
     if not parameter.dtype.is_floating_point or parameter.dtype.itemsize < 2:

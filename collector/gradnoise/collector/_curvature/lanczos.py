@@ -1,0 +1,276 @@
+"""The leading eigenpairs of a symmetric matrix from its products, by thick-restart Lanczos."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from gradnoise.collector._curvature.config import CurvatureError
+from gradnoise.collector._curvature.dots import precise
+from gradnoise.wire import Order
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gradnoise.collector._curvature.stochastic import Multiply
+
+__all__ = ["Eigenpairs", "eigenpairs"]
+
+_PIECE = 1 << 16  # columns
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Eigenpairs:
+    """Eigenpairs of a symmetric matrix A, in the order asked for.
+
+    Attributes:
+        values: float64 (k,), fewer than asked for where the dimension or ``max_products`` is.
+        residuals: |A v - lambda v| of each, float64 (k,). Lanczos' own figure, exact up to the rounding of the
+            products; or, with ``recompute``, from one more product each.
+        vectors: (k, d), orthonormal rows.
+        spare: (basis + 1 - k, d): rows of the basis that are no longer needed; whoever has the pairs may write there.
+        products: with A, all in all.
+        converged: whether every pair meets the tolerance.
+        asymmetry: the largest element by which the projected matrix was not symmetric, relative to its largest
+            element: rounding, the error of products that are no exact derivatives, or what no Hessian is.
+    """
+
+    values: NDArray[np.float64]
+    residuals: NDArray[np.float64]
+    vectors: torch.Tensor
+    spare: torch.Tensor
+    products: int
+    converged: bool
+    asymmetry: float
+
+
+def eigenpairs(
+    multiply: Multiply,
+    dimension: int,
+    k: int,
+    *,
+    order: str,
+    basis: int,
+    tolerance: float,
+    max_products: int | None,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+    device: torch.device,
+    recompute: bool = False,
+) -> Eigenpairs:
+    """Return the k leading eigenpairs of a symmetric matrix.
+
+    Thick-restart Lanczos (Wu & Simon, SIAM J. Matrix Anal. Appl. 22, 2000), each new vector orthogonalised twice
+    against the whole basis. Where the basis is the whole space the pairs are exact. An invariant subspace is left by a
+    new random vector; pairs are then taken for converged when another such subspace has not changed them, so that
+    multiple eigenvalues come as often as they are. (Without a breakdown the copies of a multiple eigenvalue come from
+    rounding, as in every Krylov method with one starting vector, and may come late.)
+
+    On the device are ``basis + 1`` vectors of d, and pieces that are smaller than one; nothing of d is on the host.
+
+    Args:
+        multiply: ``multiply(v, out=w)`` writes A v to ``w``, or returns a new vector.
+        dimension: d.
+        k: pairs; at most d are returned.
+        order: ``algebraic`` (largest first) or ``magnitude``.
+        basis: vectors, at least k + 2 unless it reaches d.
+        tolerance: of each pair's residual, relative to its |lambda|; 10 eps of ``dtype`` times the largest is always
+            good enough, for no product is better.
+        max_products: after which the pairs at hand are returned as they are; None for ``300 + 10 k``.
+        generator: of random vectors, on ``device``.
+        dtype: of the vectors.
+        device: of the vectors.
+        recompute: measure the residuals by k more products, for products that are no exact derivatives.
+
+    Raises:
+        ValueError: k, basis or max_products is too small.
+        CurvatureError: a product is not finite.
+    """
+    k, basis = min(k, dimension), min(basis, dimension)
+    if k < 1 or (basis < k + 2 and basis < dimension) or (max_products is not None and max_products < 1):
+        raise ValueError(
+            f"{k} eigenpairs of dimension {dimension} from a basis of {basis} and {max_products} products; expected at "
+            "least one pair, two vectors more in the basis, and a product"
+        )
+    limit = 300 + 10 * k if max_products is None else max_products
+    run = _Lanczos(multiply, dimension, k, basis, Order(order), tolerance, generator, dtype, device)
+    while run.products < limit and not run.step():
+        pass
+    return run.finish(recompute=recompute)
+
+
+class _Lanczos:
+    """A basis V of m rows, of which ``size`` are multiplied, T = V A V^T, and the vector that follows.
+
+    A V[:size]^T = V[:size]^T T + rest * V[size]^T e_size^T, but for the rounding (Wu & Simon 2000, eq. 8).
+    """
+
+    def __init__(
+        self,
+        multiply: Multiply,
+        dimension: int,
+        k: int,
+        basis: int,
+        order: Order,
+        tolerance: float,
+        generator: torch.Generator,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.products = 0
+        self._multiply = multiply
+        self._k = k
+        self._order = order
+        self._tolerance = tolerance
+        self._generator = generator
+        self._rounding = 10 * torch.finfo(dtype).eps
+        self._rows = torch.empty(basis + 1, dimension, dtype=dtype, device=device)
+        self._small = np.zeros((basis + 1, basis + 1))
+        # More than the pairs are kept, so that those next in order need not be found again.
+        self._kept = min(k + max(1, (basis - k) // 4), basis - 1)
+        self._size = 0
+        self._rest = 0.0
+        self._largest = 0.0
+        self._asymmetry = 0.0
+        self._broke = False
+        self._before: NDArray[np.float64] | None = None  # the leading values at the last breakdown
+        self._values: NDArray[np.float64] = np.empty(0)
+        self._states: NDArray[np.float64] = np.empty((0, 0))
+        self._converged = False
+        self._renew()
+
+    def step(self) -> bool:
+        """Make one product and what follows from it; return whether the pairs are found."""
+        basis, dimension = len(self._rows) - 1, self._rows.shape[1]
+        broken = self._expand()
+        whole = self._size == dimension
+        full = self._size == basis
+        if whole or full or broken or (self._size >= self._k and self._size % (1 + self._size // 64) == 0):
+            self._solve()
+            self._converged = whole or self._found(broken=broken, full=full)
+            if self._converged:
+                return True
+        if broken:
+            self._renew()
+        if full:
+            self._restart()
+        return False
+
+    def finish(self, *, recompute: bool) -> Eigenpairs:
+        """Return the pairs at hand."""
+        self._solve()
+        k = min(self._k, self._size)
+        residuals = np.abs(self._rest * self._states[-1, :k])
+        self._rotate(k)
+        vectors, spare = self._rows[:k], self._rows[k:]
+        values = self._values[:k].copy()
+        if recompute:
+            for index in range(k):
+                product = self._product(vectors[index], spare[0])
+                residuals[index] = float(_norm(product.sub_(vectors[index], alpha=values[index])))
+        enough = k == self._k and bool((residuals <= self._allowed(values)).all())
+        largest = np.abs(self._small).max(initial=0.0)
+        asymmetry = self._asymmetry / largest if largest else 0.0
+        return Eigenpairs(values, residuals, vectors, spare, self.products, enough, float(asymmetry))
+
+    def _product(self, vector: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        product = self._multiply(vector, out=out)
+        self.products += 1
+        return out if product is out else out.copy_(product)
+
+    def _expand(self) -> bool:
+        """Multiply the next vector and append what is new in the product; return whether nothing is (a breakdown)."""
+        here = self._size
+        rows, new = self._rows[: here + 1], self._rows[here + 1]
+        self._product(rows[here], new)
+        parts = _dots(rows, new)
+        new.addmv_(rows.T, parts.to(new.dtype), alpha=-1)
+        again = _dots(rows, new)
+        new.addmv_(rows.T, again.to(new.dtype), alpha=-1)
+        # One transfer from the device a step.
+        column = torch.cat([parts.add_(again), _norm(new)[None]]).to("cpu", torch.float64).numpy()
+        if not np.isfinite(column).all():
+            raise CurvatureError(f"product {self.products} with the matrix is not finite")
+        self._rest = float(column[-1])
+        self._asymmetry = max(self._asymmetry, float(np.abs(column[:here] - self._small[:here, here]).max(initial=0.0)))
+        self._small[: here + 1, here] = self._small[here, : here + 1] = column[:-1]
+        self._largest = max(self._largest, math.sqrt(float(column @ column)))
+        self._size += 1
+        broken = self._rest <= self._rounding * self._largest
+        if broken:
+            self._rest = 0.0
+        else:
+            new.div_(self._rest)
+        self._small[here + 1, here] = self._small[here, here + 1] = self._rest
+        return broken
+
+    def _renew(self) -> None:
+        """Make the next vector a random one, orthogonal to the basis."""
+        rows, new = self._rows[: self._size], self._rows[self._size]
+        new.normal_(generator=self._generator)
+        new.div_(_norm(new))
+        # Three times: of a space of which little is left, little is left of the vector after the first.
+        for _ in range(3):
+            if self._size:
+                new.addmv_(rows.T, _dots(rows, new).to(new.dtype), alpha=-1)
+            new.div_(_norm(new))
+
+    def _solve(self) -> None:
+        """Solve the projected problem, leading pairs first."""
+        values, states = np.linalg.eigh(self._small[: self._size, : self._size])
+        ranks = np.argsort(-np.abs(values) if self._order is Order.MAGNITUDE else -values, kind="stable")
+        self._values, self._states = values[ranks], states[:, ranks]
+
+    def _allowed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the residuals that are small enough."""
+        return np.maximum(self._tolerance * np.abs(values), self._rounding * self._largest)
+
+    def _found(self, *, broken: bool, full: bool) -> bool:
+        if self._size < self._k:
+            return False
+        leading = self._values[: self._k]
+        if broken:
+            before, self._before, self._broke = self._before, leading, True
+            return before is not None and bool(np.all(np.abs(leading - before) <= self._allowed(leading)))
+        if self._broke and not full:
+            return False
+        return bool((np.abs(self._rest * self._states[-1, : self._k]) <= self._allowed(leading)).all())
+
+    def _restart(self) -> None:
+        """Go on from the kept Ritz vectors and the vector that follows (Wu & Simon 2000, section 3)."""
+        kept = self._kept
+        self._rotate(kept)
+        self._rows[kept].copy_(self._rows[self._size])
+        self._small[:] = 0.0
+        self._small[range(kept), range(kept)] = self._values[:kept]
+        self._small[:kept, kept] = self._small[kept, :kept] = self._rest * self._states[-1, :kept]
+        self._size = kept
+
+    def _rotate(self, count: int) -> None:
+        """Make the first ``count`` rows the leading Ritz vectors, in place: a piece of the columns at a time."""
+        turn = torch.from_numpy(np.ascontiguousarray(self._states[:, :count].T)).to(self._rows)
+        width = max(256, self._rows.shape[1] // (2 * len(self._rows)))
+        for piece in self._rows[: self._size].split(width, dim=1):
+            piece[:count] = turn @ piece
+
+
+def _norm(vector: torch.Tensor) -> torch.Tensor:
+    """Return the norm of a vector, summed up in double precision; in single it is off by 1e-4 at d = 5e6."""
+    norm: torch.Tensor = torch.linalg.vector_norm(vector, dtype=precise(vector.device))
+    return norm
+
+
+def _dots(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """Return the inner products of rows with a vector, pieces of them summed up in double precision.
+
+    On the CPU a sum of 5e6 equal terms in single precision is off by 1e-4, which would be the eigenvalues' error.
+    """
+    width = _PIECE if vector.device.type == "cpu" else vector.numel()
+    total = torch.zeros(len(rows), dtype=precise(vector.device), device=vector.device)
+    for part, piece in zip(rows.split(width, dim=1), vector.split(width), strict=True):
+        total += torch.mv(part, piece)
+    return total
