@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FRAME",
+    "ISOTROPIC",
     "direction_null",
+    "isotropic_rank",
     "isotropic_square",
     "positive_null",
     "relative_variance",
 ]
 
 FRAME = "random orthogonal frame, draws as many as here"
+ISOTROPIC = "isotropic noise of the same trace, draws as many as here"
 
 
 def relative_variance(given: Setting, trace: float, square: float, *, sampled: bool = True) -> float:
@@ -67,14 +70,23 @@ def direction_null(given: Setting) -> Estimate | None:
 
 
 def isotropic_square(given: Setting) -> Estimate | None:
-    """Of Tr Σ²: (Tr Σ)²/d. Its estimate from K normal draws has variance 4 (Tr Σ²)²/K² · (1 + K/d·2)."""
+    """Of Tr Σ²: (Tr Σ)²/d, with the error of its estimate from K normal draws.
+
+    Var of the mean of (u_a·u_b)² over pairs is 4/K² (Tr Σ²)² + 8/K Tr Σ⁴ to leading order (Chen, Zhang & Zhong 2010).
+    The second term is what the square of the estimated trace has too: of their ratio the first is left.
+    """
     if isinstance(given.trace, Unknown):
         return None
-    d, draws = given.measured.dimension, len(given.trace) - 1
-    value = float(given.trace[0]) ** 2 / d
-    # Pairs: Var of the mean of (u_a·u_b)² = 4/K² (Tr Σ²)² + 8/K Tr Σ⁴ to leading order (Chen, Zhang & Zhong 2010);
-    # Tr Σ⁴ = (Tr Σ²)²/d for isotropic Σ; and 8/K of that is what the estimated trace in `value` follows.
-    relative = 4.0 / draws**2
-    se = value * math.sqrt(relative)
-    method = "isotropic noise of the same trace, draws as many as here"
-    return Estimate(value, se, value - Z95 * se, value + Z95 * se, draws, method)
+    draws = len(given.trace) - 1
+    value = float(given.trace[0]) ** 2 / given.measured.dimension
+    se = value * 2.0 / draws
+    return Estimate(value, se, value - Z95 * se, value + Z95 * se, draws, ISOTROPIC)
+
+
+def isotropic_rank(given: Setting) -> Estimate:
+    """Of (Tr Σ)² / Tr Σ²: d."""
+    d, draws = float(given.measured.dimension), given.measured.draws
+    se = 2.0 * d / draws
+    # Its inverse is what has a symmetric error.
+    low, high = d / (1.0 + Z95 * 2.0 / draws), d / (1.0 - Z95 * 2.0 / draws)
+    return Estimate(d, se, low, high, draws, ISOTROPIC)

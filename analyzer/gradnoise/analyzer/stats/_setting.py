@@ -1,4 +1,4 @@
-"""One measurement made ready: what is not finite left out and counted, moments taken, what is missing given a reason."""
+"""One measurement made ready: what is not finite is left out and counted, moments taken, gaps given a reason."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class Setting:
     @property
     def values(self) -> Floats:
         """The finite eigenvalues."""
-        return self.measured.eigenvalues[self.finite.astype(bool)]
+        found: Floats = self.measured.eigenvalues[self.finite.astype(bool)]
+        return found
 
     @property
     def residuals(self) -> Floats:

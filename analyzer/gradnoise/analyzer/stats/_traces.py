@@ -11,7 +11,7 @@ from gradnoise.analyzer.stats._curved import Unknown
 from gradnoise.analyzer.stats._estimate import Estimate, Status
 from gradnoise.analyzer.stats._interval import combined, replicated
 from gradnoise.analyzer.stats._metric import Metric, Name, missing
-from gradnoise.analyzer.stats._nulls import direction_null, isotropic_square
+from gradnoise.analyzer.stats._nulls import direction_null, isotropic_rank, isotropic_square
 from gradnoise.analyzer.stats._setting import unknown_of
 
 if TYPE_CHECKING:
@@ -76,9 +76,8 @@ def _effective_rank(given: Setting) -> Metric:
     ratio = trace**2 / np.where(square > 0, square, np.nan)
     if not np.isfinite(ratio).all():
         return missing(Name.EFFECTIVE_RANK, Status.DEGENERATE, _lost(float(square.min())), n=len(square) - 1)
-    d = float(given.measured.dimension)
-    null = Estimate(d, 0.0, d, d, len(square) - 1, "isotropic noise: d")
-    return Metric(Name.EFFECTIVE_RANK, None, replicated(ratio, method=_PAIRS, warnings=given.warnings), null)
+    found = replicated(ratio, method=_PAIRS, warnings=given.warnings)
+    return Metric(Name.EFFECTIVE_RANK, None, found, isotropic_rank(given))
 
 
 def _gradient(given: Setting) -> Metric:

@@ -7,18 +7,64 @@ interval, and what the same number is without alignment.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
+from gradnoise.analyzer.stats._blocks import damped
 from gradnoise.analyzer.stats._estimate import as_generator
+from gradnoise.analyzer.stats._exponent import exponents, scale_rows
 from gradnoise.analyzer.stats._measured import Matrix, Measured, NoiseReference, Sampling
 from gradnoise.analyzer.stats._metric import Metric, Name
+from gradnoise.analyzer.stats._projection_tails import heavy_warning, is_heavy, projection_alpha
+from gradnoise.analyzer.stats._ratios import ratios
+from gradnoise.analyzer.stats._scales import scales
 from gradnoise.analyzer.stats._setting import MIN_DRAWS, setting
+from gradnoise.analyzer.stats._subspace import overlaps
 from gradnoise.analyzer.stats._traces import eigenvalues, traces, variances
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["MIN_DRAWS", "Matrix", "Measured", "Metric", "Name", "NoiseReference", "Sampling", "align"]
+NEEDS_COVARIANCE = frozenset(
+    {
+        Name.GAMMA,
+        Name.SCATTER,
+        Name.GAMMA_PLAIN,
+        Name.SLOPE,
+        Name.PEARSON,
+        Name.SPEARMAN,
+        Name.OFF_DIAGONAL,
+        Name.ANISOTROPY_GAIN,
+        Name.PROJECTION_COEFFICIENT,
+        Name.SUBSPACE_OVERLAP,
+        Name.SUBSPACE_OVERLAP_SELF,
+        Name.SUBSPACE_ENERGY,
+        Name.MATRIX_COSINE,
+        Name.TIC_TRACE,
+        Name.TIC_DAMPED,
+        Name.MU,
+        Name.B_SIMPLE,
+        Name.B_NOISE,
+        Name.TRACE_SIGMA,
+        Name.TRACE_H_SIGMA,
+        Name.SIGMA_SQUARED,
+        Name.EFFECTIVE_RANK,
+        Name.VARIANCE,
+    }
+)
+"""What is made of Σ, which heavy tails (α < 2) do not have. Where they are found, these rows carry a warning."""
+
+__all__ = [
+    "MIN_DRAWS",
+    "NEEDS_COVARIANCE",
+    "Matrix",
+    "Measured",
+    "Metric",
+    "Name",
+    "NoiseReference",
+    "Sampling",
+    "align",
+]
 
 
 def align(measured: Measured, *, rng: np.random.Generator) -> tuple[Metric, ...]:
@@ -36,4 +82,25 @@ def align(measured: Measured, *, rng: np.random.Generator) -> tuple[Metric, ...]
     """
     as_generator(rng)
     given = setting(measured)
-    return (*traces(given), *eigenvalues(given), *variances(given))
+    alpha = projection_alpha(given)
+    rows = [
+        *exponents(given, rng),
+        *ratios(given),
+        *overlaps(given),
+        *damped(given),
+        *scales(given),
+        alpha,
+        *traces(given),
+        *eigenvalues(given),
+        *variances(given),
+        *scale_rows(given),
+    ]
+    if not is_heavy(alpha):
+        return tuple(rows)
+    warning = heavy_warning(alpha)
+    return tuple(_warned(row, warning) if row.name in NEEDS_COVARIANCE else row for row in rows)
+
+
+def _warned(row: Metric, warning: str) -> Metric:
+    estimate = dataclasses.replace(row.estimate, warnings=(*row.estimate.warnings, warning))
+    return dataclasses.replace(row, estimate=estimate)
