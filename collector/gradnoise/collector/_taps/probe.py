@@ -91,11 +91,17 @@ def run_probe(
 
 
 @contextmanager
-def frozen(model: torch.nn.Module, seed: int) -> Iterator[None]:
-    """Run with everything of a model and of torch's settings put back afterwards, seeded, and without updates."""
+def frozen(model: torch.nn.Module, seed: int, *, on_host: bool = False) -> Iterator[None]:
+    """Run with everything of a model and of torch's settings put back afterwards, seeded, and without updates.
+
+    Args:
+        model: see :func:`preserved`, as for ``on_host``.
+        seed: of the random number generators meanwhile.
+        on_host: where the copies of what is put back are kept.
+    """
     with ExitStack() as stack:
         stack.enter_context(preserved_modes())
-        stack.enter_context(preserved(model))
+        stack.enter_context(preserved(model, on_host=on_host))
         stack.enter_context(preserved_random(seed))
         stack.enter_context(no_updates())
         stack.enter_context(torch.inference_mode(False))

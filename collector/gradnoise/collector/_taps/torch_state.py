@@ -30,12 +30,16 @@ _OF_TENSORS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 @contextmanager
-def preserved(model: torch.nn.Module) -> Iterator[None]:
+def preserved(model: torch.nn.Module, *, on_host: bool = False) -> Iterator[None]:
     """Restore the parameters, buffers, gradients, train/eval flags and hooks of ``model`` on leaving, also after an
     exception.
 
     Parameters and buffers are copied, for nothing else tells every way of changing one. Gradients are put aside rather
     than copied: inside, every ``.grad`` is None.
+
+    Args:
+        model: whose they are.
+        on_host: keep the copies in the host's memory, where the device has none to spare.
     """
     modules = list(model.modules())
     training = [module.training for module in modules]
@@ -60,7 +64,10 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
     flags = [(tensor, tensor.requires_grad) for tensor in tensors.values() if tensor.is_leaf]
     gradients = [(tensor, tensor.grad) for tensor in tensors.values() if tensor.is_leaf]
     with torch.no_grad():
-        copies = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
+        copies = [
+            (tensor, tensor.detach().to("cpu", copy=True) if on_host else tensor.detach().clone())
+            for tensor in tensors.values()
+        ]
     for tensor, _ in gradients:
         tensor.grad = None
     try:
@@ -78,7 +85,7 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for tensor, copy in copies:
                 # Untouched tensors keep their version counters.
-                if not torch.equal(tensor, copy):
+                if not torch.equal(tensor, copy.to(tensor.device)):
                     tensor.copy_(copy)
         for tensor, flag in flags:
             if tensor.requires_grad is not flag:
