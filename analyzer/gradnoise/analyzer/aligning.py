@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gradnoise.analyzer import _landscape
 from gradnoise.analyzer._landscape import Landscape
+from gradnoise.analyzer._scales import noise_scales
 from gradnoise.analyzer.report import AlignmentRow, RowStatus
 from gradnoise.analyzer.stats import Estimate, Status
+from gradnoise.analyzer.stats.alignment import Matrix, Measured, Name, Sampling, align
 from gradnoise.wire import CurvatureKind
 from gradnoise.wire.results import MODEL_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gradnoise.analyzer.stats.alignment import Metric
     from gradnoise.analyzer.windows import ClosedWindow, Window
     from gradnoise.wire import CurvatureRow
 
@@ -27,8 +33,11 @@ _log = logging.getLogger(__name__)
 LOSS = "loss"
 """The metric of which every measurement has a row: F at theta. Of one that failed it says why."""
 
-METRICS: tuple[str, ...] = (LOSS, *map(str, Landscape))
+METRICS: tuple[str, ...] = (LOSS, *map(str, Name), *map(str, Landscape))
 """Every metric that a row of alignment may be of."""
+
+_MOST = 4096
+"""Eigenvalues of a measurement, and measurements of a window, that are analysed: what a job sends is not trusted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,17 @@ class _Subject:
             warnings=(*self.warnings, *estimate.warnings),
         )
 
+    def metric(self, metric: Metric) -> AlignmentRow:
+        """Return the row of one number of the statistics."""
+        return self.row(
+            metric.name,
+            metric.estimate,
+            index=metric.index,
+            null=metric.null,
+            status=metric.status,
+            reason=metric.reason,
+        )
+
     def failed(self, reason: str) -> AlignmentRow:
         """Return the row that stands where there is no other."""
         nothing = Estimate(math.nan, math.nan, math.nan, math.nan, 0, "none")
@@ -87,11 +107,11 @@ class _Subject:
 
 
 def aligned(window: Window) -> tuple[AlignmentRow, ...]:
-    """Return a window's rows of alignment: one measurement of the curvature after the other.
+    """Return a window's rows of alignment: one measurement of the curvature after the other, or its noise scales.
 
     A measurement that contradicts itself, or whose analysis fails, has one row, with status ``failed`` and the reason.
     """
-    return tuple(_measurements(window)) if window.closed.measures_curvature else ()
+    return tuple(_measurements(window) if window.closed.measures_curvature else _scales(window))
 
 
 def failed_row(closed: ClosedWindow, reason: str) -> AlignmentRow:
@@ -99,23 +119,47 @@ def failed_row(closed: ClosedWindow, reason: str) -> AlignmentRow:
     return _Subject(closed, MODEL_GROUP, closed.kind, 0, 0, ()).failed(reason)
 
 
+def _scales(window: Window) -> Iterator[AlignmentRow]:
+    closed = window.closed
+    gap = f"{window.missing} rows of this window were recorded and are missing from the store"
+    warnings = window.notes if window.missing <= 0 else (*window.notes, gap)
+    if not window.groups:
+        yield failed_row(closed, "the run has no parameter groups")
+    try:
+        rows = [
+            _Subject(closed, group, closed.kind, size, draws, warnings).metric(metric)
+            for group, size, draws, metric in noise_scales(window)
+        ]
+    except Exception as error:  # the window's tails are not lost for that
+        rows = [_failed(_Subject(closed, MODEL_GROUP, closed.kind, 0, 0, warnings), error)]
+    yield from rows
+
+
 def _measurements(window: Window) -> Iterator[AlignmentRow]:
     closed = window.closed
-    for measured in window.curvature:
+    for measured in window.curvature[:_MOST]:
         warnings = (*window.notes, *measured.notes)
         subject = _Subject(closed, measured.part, measured.kind, measured.dimension, measured.draws or 0, warnings)
         try:
             rows = list(_rows(subject, measured))
         except Exception as error:  # whatever a measurement holds: a row that says so, and the next measurement
-            _log.exception("run %s, window %d: %s: analysis failed", closed.run, closed.window, measured.part)
-            rows = [subject.failed(f"the analysis failed: {type(error).__name__}: {error}")]
+            rows = [_failed(subject, error)]
         yield from rows
-    for broken in window.unreadable:
+    for broken in window.unreadable[:_MOST]:
         yield _Subject(closed, broken.part, broken.kind, 0, 0, window.notes).failed(
             f"the measurement contradicts itself: {broken.reason}"
         )
+    left = len(window.curvature[_MOST:]) + len(window.unreadable[_MOST:])
+    if left:
+        yield failed_row(closed, f"{left} more measurements in this window are left out: at most {_MOST} are analysed")
     if not window.curvature and not window.unreadable:
         yield failed_row(closed, "the window was closed, and the store holds no measurement of it")
+
+
+def _failed(subject: _Subject, error: Exception) -> AlignmentRow:
+    closed = subject.closed
+    _log.error("run %s, window %d, %s: analysis failed", closed.run, closed.window, subject.part, exc_info=error)
+    return subject.failed(f"the analysis failed: {type(error).__name__}: {error}")
 
 
 def _rows(subject: _Subject, measured: CurvatureRow) -> Iterator[AlignmentRow]:
@@ -124,9 +168,40 @@ def _rows(subject: _Subject, measured: CurvatureRow) -> Iterator[AlignmentRow]:
     if landscape is not None:
         for found in landscape(measured):
             yield subject.row(found.name, found.estimate, status=found.status, reason=found.reason)
+        return
+    if len(measured.eigenvalues) > _MOST:
+        raise ValueError(f"{len(measured.eigenvalues)} eigenvalues: at most {_MOST} are analysed")
+    seed = zlib.crc32(f"{subject.closed.window} {subject.part}".encode())
+    for metric in align(_arrays(measured), rng=np.random.default_rng(seed)):
+        yield subject.metric(metric)
 
 
 _LANDSCAPES = {CurvatureKind.SHARPNESS: _landscape.sharpness, CurvatureKind.BARRIER: _landscape.barrier}
+
+
+def _arrays(measured: CurvatureRow) -> Measured:
+    """Return a measurement as the statistics take it. Its noise is against the gradient of all the data."""
+    return Measured(
+        dimension=measured.dimension,
+        eigenvalues=measured.eigenvalues,
+        residuals=measured.residuals,
+        gram=measured.gram,
+        projections=measured.projections,
+        quadratic=measured.quadratic,
+        gradient_norm2=measured.gradient_norm2,
+        gradient_quadratic=measured.gradient_quadratic,
+        gradient_projections=measured.gradient_projections,
+        trace_samples=measured.trace_samples,
+        square_samples=measured.square_samples,
+        batch_size=measured.batch_size,
+        examples=measured.examples,
+        sampling=None if measured.sampling is None else Sampling(measured.sampling),
+        replacement=measured.replacement,
+        loss=measured.loss,
+        matrix=Matrix(measured.kind),
+        block=measured.block,
+        block_noise=measured.block_noise,
+    )
 
 
 def _loss(subject: _Subject, measured: CurvatureRow) -> AlignmentRow:
