@@ -12,6 +12,7 @@ import torch
 
 from gradnoise.collector._curvature.config import CurvatureError
 from gradnoise.collector._curvature.differentiable import RandomStream, differentiable
+from gradnoise.collector._curvature.functions import reentrant
 from gradnoise.collector._taps.groups import unwrapped
 
 __all__ = ["Minibatch", "Passes", "blaming"]
@@ -196,6 +197,11 @@ class Passes:
                 f"minibatch {index}: the loss depends on no parameter that requires a gradient, or was made under "
                 "torch.no_grad, or was detached"
             )
+        if self.minibatches is None and index == 0 and reentrant(loss):
+            raise CurvatureError(
+                "minibatch 0: the loss was made with reentrant checkpoints, whose parameters torch.autograd.grad goes "
+                "past; use checkpoint(..., use_reentrant=False), or switch checkpointing off meanwhile"
+            )
         return Minibatch(loss.reshape(()), size, outputs if isinstance(outputs, torch.Tensor) else None, index)
 
     def _evaluated(self, batch: Any, index: int) -> tuple[Any, int | None, Any]:
@@ -243,8 +249,7 @@ class Passes:
             raise CurvatureError(f"minibatch {worst}: the loss is {float(losses[worst][0])}; expected a finite number")
         if self._first is None:
             self._first = mean
-        rounding = _rounding(losses[0][0].dtype, next(self.model.parameters(), losses[0][0]).dtype)
-        if abs(mean - self._first) > rounding * size:
+        if abs(mean - self._first) > _rounding(size, losses[0][0], *self.model.parameters()):
             raise CurvatureError(
                 f"the mean loss of a pass is {mean!r} where that of the first was {self._first!r}, at the same "
                 "parameters; the loss must be a fixed function of them. Likely causes: dropout at work in eval mode "
@@ -270,10 +275,11 @@ def _mean(losses: list[tuple[torch.Tensor, int]]) -> tuple[float, float, int | N
     return mean, sum(abs(value) * weight for value, weight in pairs) / total, worst
 
 
-def _rounding(*dtypes: torch.dtype) -> float:
-    """Return the relative difference of two mean losses that rounding and another order of the data explain."""
-    eps = max(torch.finfo(dtype).eps for dtype in dtypes)
-    return 256 * eps if eps < 1e-5 else 4 * eps
+def _rounding(size: float, *tensors: torch.Tensor) -> float:
+    """Return how far two mean losses of mean absolute value ``size`` may differ by rounding and another order."""
+    eps = max(torch.finfo(each.dtype).eps for each in tensors if each.is_floating_point())
+    # Of losses near zero it is the outputs that are rounded, which are of order 1. Half precision is said per loss.
+    return eps * ((256 if eps < 1e-5 else 4) * size + 1)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,23 +16,27 @@ if TYPE_CHECKING:
 
     from gradnoise.collector._curvature.space import Space
 
-__all__ = ["Steps", "calibrated", "displaced"]
+__all__ = ["Trial", "calibrated", "displaced"]
 
 _RUNGS = 10  # of the ladder of steps, each a quarter of the one before
 _WORST = 0.5  # relative difference of products at two steps beyond which neither means anything
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """How far central differences go.
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """How far central differences go, and what was found with that.
 
     Attributes:
-        length: how far the parameters move, as a Euclidean norm.
+        step: how far the parameters move, as a Euclidean norm.
         error: relative difference of the products with this step and with the one four times as long.
+        direction: (d,), of norm 1 (of zeros where the matrix is zero).
+        product: (d,), with the direction.
     """
 
-    length: float
+    step: float
     error: float
+    direction: torch.Tensor
+    product: torch.Tensor
 
 
 @contextmanager
@@ -52,13 +57,13 @@ def displaced(space: Space, vector: torch.Tensor, step: float) -> Iterator[None]
 
 def calibrated(
     product: Callable[[torch.Tensor, float, torch.Tensor], torch.Tensor], space: Space, generator: torch.Generator
-) -> Steps:
+) -> Trial:
     """Return the step at which products change least.
 
     The error of a central difference is O(e^2) from the third derivative and O(eps / e) from rounding: of the ladder of
     steps ``e, e/4, e/16, ...`` from ``eps^(1/4) max(|theta|, 1)`` down, the pair with the least difference is taken,
-    and the shorter of the two. The direction is the product with a random one: where the matrix is large. Two vectors
-    of d are needed beside those that products take.
+    and the shorter of the two. The direction is the product with a random one: where the matrix is large. Four
+    vectors of d are needed meanwhile.
 
     Args:
         product: (vector, step over its norm, out) -> product.
@@ -72,31 +77,25 @@ def calibrated(
     eps = max(torch.finfo(dtype).eps for dtype in dtypes)
     size = sum(float(torch.linalg.vector_norm(each.detach(), dtype=space.dtype)) ** 2 for each in space.parameters)
     step = eps**0.25 * max(size**0.5, 1.0)
-    # A product needs an argument and a place: three vectors in turn.
-    random = torch.randn(space.dimension, generator=generator, dtype=space.dtype, device=generator.device)
-    direction = _unit(random.to(space.device))
-    longer = _unit(product(direction, step, space.zeros()))
-    direction, longer = longer, direction
-    if not bool(direction.any()):
-        return Steps(step, 0.0)
-    product(direction, step, longer)
-    best = Steps(step, float("inf"))
-    shorter = space.zeros()
+    random = torch.randn(space.dimension, generator=generator, dtype=space.dtype, device=space.device)
+    direction = _unit(product(_unit(random), step, space.zeros()))
+    del random
+    longer, shorter = product(direction, step, space.zeros()), space.zeros()
+    error = math.inf
     for _ in range(_RUNGS):
-        step /= 4
-        product(direction, step, shorter)
+        product(direction, step / 4, shorter)
         norm = float(torch.linalg.vector_norm(shorter))
-        error = float(torch.linalg.vector_norm(longer.sub_(shorter))) / norm if norm else float("inf")
-        if error >= best.error:
+        found = float(torch.linalg.vector_norm(longer - shorter)) / (norm or 1.0)
+        if found >= error:
             break
-        best = Steps(step, error)
         longer, shorter = shorter, longer
-    if best.error > _WORST:
+        error, step = found, step / 4
+    if error > _WORST:
         raise CurvatureError(
             f"finite differences of the gradient do not settle: with {', '.join(map(str, dtypes))} parameters products "
-            f"at two steps differ by {best.error:.2g} of their norm at best; use parameters of a higher precision"
+            f"at two steps differ by {error:.2g} of their norm at best; use parameters of a higher precision"
         )
-    return best
+    return Trial(step, error, direction, longer)
 
 
 def _unit(vector: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gradnoise.collector._curvature.config import CurvatureError
+from gradnoise.collector._curvature.functions import custom, once_only
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,24 +32,29 @@ class Graph(ABC):
         minibatch: with its graph.
         parameters: differentiated with respect to.
         keep: keep the graph for more than one product.
+        look: look into the graph for functions without a derivative of their own.
 
     Attributes:
         index, weight, loss: the minibatch's; ``loss`` without graph.
         depends: whether the loss depends on any of the parameters.
+        custom: the names of autograd functions in the graph that are not PyTorch's own; empty if it was not looked for.
 
     Raises:
         NotTwiceError: there is no double backward.
         CurvatureError: there are no outputs, or the loss does not depend on them.
     """
 
-    def __init__(self, minibatch: Minibatch, parameters: Sequence[torch.Tensor], *, keep: bool) -> None:
+    def __init__(
+        self, minibatch: Minibatch, parameters: Sequence[torch.Tensor], *, keep: bool, look: bool = False
+    ) -> None:
         self.index = minibatch.index
         self.weight = minibatch.weight
         self.loss = minibatch.loss.detach()
+        self.depends = False
+        self.custom = custom([minibatch.loss]) if look else ()
         self._parameters = parameters
         self._keep = keep
-
-    depends: bool
+        self._look = look
 
     @abstractmethod
     def product(self, tangents: Sequence[torch.Tensor]) -> Tensors:
@@ -57,6 +63,12 @@ class Graph(ABC):
     @abstractmethod
     def gradient(self) -> Tensors:
         """Return the gradient of the loss; of a graph that is kept."""
+
+    def _derived(self, derivatives: Tensors) -> None:
+        """Note what the first derivatives tell."""
+        self.depends = any(each is not None for each in derivatives)
+        if self._look and once_only(derivatives):
+            raise NotTwiceError(f"a function of {', '.join(self.custom) or 'the graph'} is marked @once_differentiable")
 
     def _pulled(
         self, outputs: Sequence[torch.Tensor | None], weights: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]
@@ -76,11 +88,13 @@ class Graph(ABC):
 class OfLoss(Graph):
     """For the Hessian: the gradient g with its graph; H v is the derivative of g . v (Pearlmutter 1994)."""
 
-    def __init__(self, minibatch: Minibatch, parameters: Sequence[torch.Tensor], *, keep: bool) -> None:
-        super().__init__(minibatch, parameters, keep=keep)
+    def __init__(
+        self, minibatch: Minibatch, parameters: Sequence[torch.Tensor], *, keep: bool, look: bool = False
+    ) -> None:
+        super().__init__(minibatch, parameters, keep=keep, look=look)
         with _twice():
             self._gradients = torch.autograd.grad(minibatch.loss, parameters, create_graph=True, allow_unused=True)
-        self.depends = any(each is not None for each in self._gradients)
+        self._derived(self._gradients)
 
     def product(self, tangents: Sequence[torch.Tensor]) -> Tensors:
         """Return H v."""
@@ -101,8 +115,10 @@ class OfOutputs(Graph):
     double backward through the loss alone.
     """
 
-    def __init__(self, minibatch: Minibatch, parameters: Sequence[torch.Tensor], *, keep: bool) -> None:
-        super().__init__(minibatch, parameters, keep=keep)
+    def __init__(
+        self, minibatch: Minibatch, parameters: Sequence[torch.Tensor], *, keep: bool, look: bool = False
+    ) -> None:
+        super().__init__(minibatch, parameters, keep=keep, look=look)
         self._loss = minibatch.loss
         self._outputs, self._slope = outputs_of(minibatch)
         self._dummy = torch.zeros_like(self._outputs, requires_grad=True)
@@ -110,7 +126,7 @@ class OfOutputs(Graph):
             self._back = torch.autograd.grad(
                 self._outputs, parameters, self._dummy, create_graph=True, allow_unused=True
             )
-        self.depends = any(each is not None for each in self._back)
+        self._derived(self._back)
 
     def product(self, tangents: Sequence[torch.Tensor]) -> Tensors:
         """Return G v."""

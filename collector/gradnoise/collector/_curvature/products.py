@@ -8,7 +8,7 @@ import torch
 
 from gradnoise.collector._curvature.config import AUTO, CurvatureError
 from gradnoise.collector._curvature.data import blaming
-from gradnoise.collector._curvature.differences import Steps, calibrated, displaced
+from gradnoise.collector._curvature.differences import Trial, calibrated, displaced
 from gradnoise.collector._curvature.differentiable import differentiable
 from gradnoise.collector._curvature.graphs import NotTwiceError, OfLoss, OfOutputs, outputs_of
 from gradnoise.wire import CurvatureKind, ProductMethod
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from gradnoise.collector._curvature.space import Space
 
 __all__ = ["Products"]
+
+_ALIKE = 0.05  # relative difference of exact products from finite differences that kinks of a loss explain
 
 
 class Products:
@@ -77,7 +79,7 @@ class Products:
         self._graphs = graphs
         self._kept: list[Graph] = []
         self._versions: list[int] = []
-        self._steps: Steps | None = None
+        self._step = 0.0
 
     def __call__(self, vector: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Return the product with a vector (d,), in ``out`` where given; ``out`` must not be ``vector``.
@@ -90,7 +92,9 @@ class Products:
         if self.method is ProductMethod.DOUBLE_BACKWARD:
             try:
                 with differentiable(self._passes.model):
-                    self._double_backward(vector, out)
+                    custom = self._double_backward(vector, out)
+                    if custom and self._may_change:
+                        self._judge(custom)
             except NotTwiceError as error:
                 self.release()
                 if not self._may_change:
@@ -145,7 +149,9 @@ class Products:
         keep = self._passes.minibatches is not None and self._passes.minibatches <= self._graphs
         kept: list[Graph] = []
         for minibatch in self._passes:
-            graph = (OfOutputs if self._gauss_newton else OfLoss)(minibatch, parameters, keep=keep)
+            graph = (OfOutputs if self._gauss_newton else OfLoss)(
+                minibatch, parameters, keep=keep, look=self.count == 0
+            )
             del minibatch
             yield graph
             if keep:
@@ -154,27 +160,57 @@ class Products:
         self._versions = [each._version for each in parameters]
         self._kept = kept
 
-    def _double_backward(self, vector: torch.Tensor, out: torch.Tensor) -> None:
+    def _double_backward(self, vector: torch.Tensor, out: torch.Tensor) -> tuple[str, ...]:
+        """Write the product into ``out``, and return which autograd functions are in it that are to be judged."""
         tangents = self._space.tangents(vector)
         mean = _Mean(self._space, out)
+        custom: set[str] = set()
         for graph in self._graphs_of_pass():
             mean.add(graph.index, graph.weight, graph.product(tangents), depends=graph.depends)
+            custom.update(graph.custom)
             del graph
         out.div_(mean.total())
+        return tuple(sorted(custom))
+
+    def _judge(self, custom: tuple[str, ...]) -> None:
+        """Compare double backward with finite differences once, where a backward pass may hide something from autograd.
+
+        Raises:
+            NotTwiceError: they differ.
+        """
+        names = ", ".join(custom)
+        try:
+            trial = self._calibrated()
+        except CurvatureError as error:
+            self.notes.append(f"double backward through {names} could not be checked: {error}")
+            return
+        product = self._space.zeros()
+        self._double_backward(trial.direction, product)
+        size = float(torch.linalg.vector_norm(trial.product))
+        apart = float(torch.linalg.vector_norm(product.sub_(trial.product))) / (size or 1.0)
+        if apart > max(_ALIKE, 10 * trial.error):
+            raise NotTwiceError(
+                f"products differ by {apart:.2g} of their norm from finite differences; the backward pass of {names} "
+                "seems to do what autograd does not see"
+            )
 
     def _differences(self, vector: torch.Tensor, out: torch.Tensor) -> None:
-        if self._steps is None:
-            generator = torch.Generator(self._space.device).manual_seed(self._seed)
-            self._steps = calibrated(self._difference, self._space, generator)
+        if not self._step:
+            trial = self._calibrated()
+            self._step = trial.step
             self.notes.append(
-                f"finite differences with a step of {self._steps.length:.3g} in the parameters; products differ by "
-                f"{self._steps.error:.2g} of their norm from those with a step four times as long"
+                f"finite differences with a step of {trial.step:.3g} in the parameters; products differ by "
+                f"{trial.error:.2g} of their norm from those with a step four times as long"
             )
         norm = float(torch.linalg.vector_norm(vector))
         if norm:
-            self._difference(vector, self._steps.length / norm, out)
+            self._difference(vector, self._step / norm, out)
         else:
             out.zero_()
+
+    def _calibrated(self) -> Trial:
+        generator = torch.Generator(self._space.device).manual_seed(self._seed)
+        return calibrated(self._difference, self._space, generator)
 
     def _difference(self, vector: torch.Tensor, step: float, out: torch.Tensor) -> torch.Tensor:
         """Write the central difference with a step in units of ``vector`` into ``out``, and return it."""
