@@ -150,7 +150,9 @@ def setting(given: Measured) -> Setting:
         warnings.append(f"{lost} of {given.draws} draws left out: NaN or infinity")
     if measured.sampling is Sampling.EPOCH and not (measured.batch_size and measured.examples):
         warnings.append("draws of whole passes, but batch size or examples unknown: their ties are not corrected for")
-    if measured.gram.size and (repeated := _repeated(measured.gram)):
+    # Single examples that are drawn each anew do come again: that is their law.
+    anew = measured.sampling is Sampling.INDEPENDENT and measured.batch_size == 1
+    if measured.gram.size and not anew and (repeated := _repeated(measured.gram)):
         warnings.append(f"{repeated} draws repeat earlier ones: intervals are too short")
     found = _moments(given, measured, projections, tied)
     return Setting(
