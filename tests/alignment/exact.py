@@ -85,13 +85,16 @@ def dense(
     if matrix == "hessian":
         h = jacrev(grad(loss), chunk_size=64)(theta, inputs, targets)
     else:
-        # One example at a time: Jᵀ (∂²ℓ/∂z²) J, Schraudolph 2002.
-        h = torch.zeros(len(theta), len(theta), dtype=theta.dtype)
-        for x, y in zip(inputs, targets, strict=True):
-            z = outputs(theta, x[None]).detach()
+        # The mean over examples of Jᵀ (∂²ℓ/∂z²) J, Schraudolph 2002.
+        def of_example(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            z = outputs(theta, x[None])
             jacobian = jacrev(outputs)(theta, x[None]).reshape(z.numel(), -1)
-            inner = jacrev(grad(loss_fn))(z, y[None]).reshape(z.numel(), z.numel())
-            h += jacobian.T @ inner @ jacobian / len(inputs)
+            return jacobian, jacrev(grad(loss_fn))(z, y[None]).reshape(z.numel(), z.numel()) @ jacobian
+
+        h = torch.zeros(len(theta), len(theta), dtype=theta.dtype)
+        for x, y in zip(inputs.split(64), targets.split(64), strict=True):
+            left, right = vmap(of_example)(x, y)
+            h += left.flatten(0, 1).T @ right.flatten(0, 1) / len(inputs)
     rows = vmap(grad(of_one), (None, 0, 0))(theta, inputs, targets)
     return Dense(float(loss(theta, inputs, targets)), _array((h + h.T) / 2), _array(rows))
 

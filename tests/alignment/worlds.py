@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,11 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .exact import Floats
 
-__all__ = ["World", "least_squares", "logistic", "network", "quadratic"]
+__all__ = ["Loss", "World", "least_squares", "logistic", "network", "quadratic"]
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,11 @@ class World:
     parameters."""
 
     model: nn.Module
-    loss_fn: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    loss_fn: Loss
     inputs: torch.Tensor
     targets: torch.Tensor
     hessian: Floats
     covariance: Floats
-
-    def batches(self, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """One pass over the data, in order."""
-        return list(zip(self.inputs.split(size), self.targets.split(size), strict=True))
 
 
 class _Offsets(nn.Module):

@@ -9,7 +9,18 @@ Needs torch.
 """
 
 from gradnoise.studies._alpha import AlphaStudy, StudyError
+from gradnoise.studies._anisotropic import anisotropic_noise
 from gradnoise.studies._full import full_alpha
+from gradnoise.studies._hessian_covariance import hessian_covariance
+from gradnoise.studies._measured import Measurement
 from gradnoise.studies._sampled import sampled_alpha
 
-__all__ = ["AlphaStudy", "StudyError", "full_alpha", "sampled_alpha"]
+__all__ = [
+    "AlphaStudy",
+    "Measurement",
+    "StudyError",
+    "anisotropic_noise",
+    "full_alpha",
+    "hessian_covariance",
+    "sampled_alpha",
+]
