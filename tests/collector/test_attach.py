@@ -304,6 +304,8 @@ def test_a_handle_says_what_it_is_and_attach_informs_who_listens(
 def test_the_public_names() -> None:
     assert gradnoise.collector.__all__ == [
         "CollectorError",
+        "Curvature",
+        "CurvatureError",
         "Handle",
         "Limits",
         "Probe",

@@ -6,6 +6,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from gradnoise.collector._config import Limits, Probe, Sampling, disabled
+from gradnoise.collector._curvature.config import Curvature
 from gradnoise.collector._errors import CollectorError
 from gradnoise.collector._handle import Handle
 from gradnoise.collector._logging import inform
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
+
+    from gradnoise.collector._taps.interludes import Interlude
 
 __all__ = ["attach"]
 
@@ -42,6 +45,7 @@ def attach(
     scaler: torch.amp.GradScaler | None = None,
     batch_size: int | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    curvature: Curvature | None = None,
 ) -> Handle:
     """Record the gradient noise of ``model`` while it trains, into a dump and, with an endpoint, to an analyzer.
 
@@ -59,6 +63,7 @@ def attach(
         scaler: the loss scaler, by whose scale gradients are divided.
         batch_size: examples in a minibatch, of the loop and of the probe; unknown stays null.
         limits: of memory and disk.
+        curvature: eigenpairs of the Hessian at frozen parameters, and the noise along them.
 
     Returns:
         A handle. If the dump cannot be written, or ``GRADNOISE_DISABLED`` is set, it is inert: training goes on.
@@ -72,10 +77,12 @@ def attach(
         return Handle(State.DISABLED)
     groups = groups_of(model, sampling)
     optimizers = _optimizers(model, optimizer)
-    _check(sampling, probe, scaler, batch_size, limits)
+    _check(sampling, probe, scaler, batch_size, limits, curvature)
     origin = origin_of(model)
     destination = Destination.choose(type(model).__name__, run, dump, endpoint, origin.job)
     plan = plan_of(sampling, probe)
+    if curvature is not None:
+        plan |= {"curvature_draws": curvature.draws, "curvature_every": curvature.every}
     try:
         opened = destination.open(type(model).__name__, groups, plan, limits, job=origin.job)
     except OSError as error:
@@ -85,6 +92,11 @@ def attach(
     _detach(model)
     from gradnoise.collector._taps.taps import Taps
 
+    interludes: list[Interlude] = []
+    if curvature is not None:
+        from gradnoise.collector._curvature.probing import CurvatureProbing
+
+        interludes.append(CurvatureProbing(curvature, weakref.ref(model), sink=opened.sink, origin=origin))
     try:
         taps = Taps(
             model,
@@ -95,6 +107,7 @@ def attach(
             probe=probe,
             scaler=scaler,
             batch_size=batch_size,
+            interludes=interludes,
         )
     except Exception:
         opened.sink.close(1.0)
@@ -147,12 +160,14 @@ def _optimizers(model: torch.nn.Module, given: Any) -> tuple[torch.optim.Optimiz
     return tuple(found)
 
 
-def _check(sampling: Sampling, probe: Any, scaler: Any, batch_size: Any, limits: Any) -> None:
+def _check(sampling: Sampling, probe: Any, scaler: Any, batch_size: Any, limits: Any, curvature: Any) -> None:
     if probe is not None and not isinstance(probe, Probe):
         raise CollectorError(f"attach(probe={probe!r}): expected a Probe(closure, ...)")
     if not isinstance(limits, Limits):
         raise CollectorError(f"attach(limits={limits!r}): expected Limits(...)")
-    if probe is None and sampling.burst == 0:
+    if curvature is not None and not isinstance(curvature, Curvature):
+        raise CollectorError(f"attach(curvature={curvature!r}): expected a Curvature(data, ...)")
+    if probe is None and curvature is None and sampling.burst == 0:
         raise CollectorError("Sampling(burst=0) without a probe records nothing: give a probe, or a burst")
     if scaler is not None and not hasattr(scaler, "_get_scale_async"):
         raise CollectorError(f"attach(scaler={type(scaler).__name__}): expected a torch.amp.GradScaler")

@@ -174,11 +174,15 @@ def test_the_density_has_the_moments_of_the_matrix_beside_the_eigenvectors() -> 
 def test_a_quadratic_model_has_its_closed_form() -> None:
     spectrum = np.geomspace(4.0, 0.1, 12)
     world = quadratic(spectrum, 1.5, 24, away=2.0)
-    row = measured(world.model, world.batches(8), world.loss_fn, top=12, draws=3, probes=4, dense=12)
+    row = measured(
+        world.model, batched(world.inputs, world.targets, 8), world.loss_fn, top=12, draws=3, probes=4, dense=12
+    )
     np.testing.assert_allclose(row.eigenvalues, spectrum, rtol=1e-9)
     close(row.block, world.hessian)
     # The noise of single examples has covariance C exactly; here the minibatches are the draws.
-    ones = measured(world.model, world.batches(1), world.loss_fn, top=12, draws=24, probes=0, dense=12)
+    ones = measured(
+        world.model, batched(world.inputs, world.targets, 1), world.loss_fn, top=12, draws=24, probes=0, dense=12
+    )
     close(ones.block_noise.T @ ones.block_noise / 24, world.covariance)
     np.testing.assert_allclose((ones.projections**2).mean(0), spectrum**1.5, rtol=1e-6)
     assert ones.quadratic.mean() == pytest.approx(np.trace(world.hessian @ world.covariance), rel=1e-6)
@@ -188,7 +192,7 @@ def test_a_quadratic_model_has_its_closed_form() -> None:
 def test_least_squares_at_its_minimum_have_no_gradient() -> None:
     spectrum = np.array([3.0, 1.0, 0.3])
     world = least_squares(spectrum, 0.5, 6)
-    row = measured(world.model, world.batches(1), world.loss_fn, top=3, draws=12, probes=0)
+    row = measured(world.model, batched(world.inputs, world.targets, 1), world.loss_fn, top=3, draws=12, probes=0)
     np.testing.assert_allclose(row.eigenvalues, spectrum, rtol=1e-9)
     np.testing.assert_allclose((row.projections**2).mean(0), 0.25 * spectrum, rtol=1e-9)
     assert row.gradient_norm2 == pytest.approx(0, abs=1e-20)
@@ -196,7 +200,9 @@ def test_least_squares_at_its_minimum_have_no_gradient() -> None:
 
 def test_fewer_dimensions_than_eigenpairs_give_all_of_them_and_leave_no_trace_to_sample() -> None:
     world = quadratic(np.array([3.0, 2.0, 1.0]), 1.0, 20)
-    row = measured(world.model, world.batches(4), world.loss_fn, top=20, draws=5, probes=3, density_steps=8)
+    row = measured(
+        world.model, batched(world.inputs, world.targets, 4), world.loss_fn, top=20, draws=5, probes=3, density_steps=8
+    )
     np.testing.assert_allclose(row.eigenvalues, [3.0, 2.0, 1.0], rtol=1e-9)
     np.testing.assert_array_equal(row.trace_samples, [0, 0, 0])
     np.testing.assert_array_equal(row.square_samples, [0, 0, 0])
@@ -358,3 +364,19 @@ def test_frozen_parameters_are_in_no_part() -> None:
     assert row.dimension == sum(p.numel() for p in model.parameters() if p.requires_grad)
     with pytest.raises(CurvatureError, match="no trainable parameter"):
         measured(model, batched(inputs, targets, 20), LOSS, parts="0.*")
+
+
+@pytest.mark.parametrize("own_generator", [False, True])
+def test_in_training_mode_the_draws_are_those_of_which_f_is_the_mean(own_generator: bool) -> None:
+    """With the same dropout masks, and so the noise of a pass sums up to zero."""
+    _, inputs, targets = network()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)).double()
+    generator = torch.Generator().manual_seed(3) if own_generator else None
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=10, shuffle=True, generator=generator)
+    row = measured(model, loader, LOSS, mode="train", top=2, draws=9, probes=0)
+    assert (row.draws, row.mode) == (6, Mode.TRAIN)
+    assert any("6 draws instead of 9: in training mode" in note for note in row.notes)
+    np.testing.assert_allclose(row.gram.sum(1), 0, atol=1e-12 * row.gram.max())
+    # In eval mode it is another function.
+    assert measured(model, loader, LOSS, top=2, draws=6).loss != pytest.approx(row.loss, rel=1e-3)

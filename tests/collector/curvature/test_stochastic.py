@@ -27,7 +27,8 @@ class Matrix:
     def __call__(self, vector: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         self.count += 1
         assert out.data_ptr() != vector.data_ptr()
-        return torch.mv(self.matrix, vector, out=out)
+        torch.mv(self.matrix, vector, out=out)
+        return out
 
 
 def symmetric(dimension: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -39,7 +40,8 @@ def symmetric(dimension: int, seed: int = 0, dtype: torch.dtype = torch.float64)
 def orthonormal(rows: int, dimension: int, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     given = torch.randn(dimension, rows, generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(given).Q.T.contiguous()
+    frame: torch.Tensor = torch.linalg.qr(given).Q.T.contiguous()
+    return frame
 
 
 def sampled(multiply: Multiply, vectors: torch.Tensor, probes: int, densities: int = 0, steps: int = 0) -> Samples:
@@ -182,7 +184,7 @@ def test_single_precision_is_summed_up_in_double() -> None:
     np.testing.assert_allclose(found.numpy(), rows.double().numpy() @ vector.double().numpy(), rtol=1e-14)
 
 
-def test_projecting_out_leaves_nothing_of_the_rows_in_single_precision() -> None:
+def test_projecting_out_leaves_nothing_of_the_framein_single_precision() -> None:
     rows = orthonormal(5, 2000).float()
     vector = project_out(rows, rows.sum(0) * 1e4 + torch.randn(2000))
     assert float(dots(rows, vector).abs().max()) < 1e-4

@@ -10,7 +10,7 @@ from typing import Any
 from gradnoise.collector._errors import CollectorError
 from gradnoise.wire import CurvatureKind, Mode, Order, ProductMethod
 
-__all__ = ["AUTO", "Curvature", "CurvatureError", "Part"]
+__all__ = ["AUTO", "Curvature", "CurvatureError", "Part", "parts_of"]
 
 AUTO = "auto"
 _SPARE = 6  # vectors beside the eigenvectors, where no number is given
@@ -102,7 +102,7 @@ class Curvature:
         tolerance = self.tolerance
         if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf:
             raise CollectorError(f"Curvature(tolerance={tolerance!r}): expected a positive number")
-        object.__setattr__(self, "parts", _parts(self.parts))
+        object.__setattr__(self, "parts", parts_of(self.parts))
 
     @property
     def held(self) -> int:
@@ -141,7 +141,7 @@ def _check_functions(plan: Curvature) -> None:
         )
 
 
-def _parts(given: object) -> tuple[Part, ...]:
+def parts_of(given: object) -> tuple[Part, ...]:
     """Return the parts as a tuple; one pattern alone is one part.
 
     Raises:

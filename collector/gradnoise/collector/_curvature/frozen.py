@@ -27,8 +27,8 @@ def at_rest(model: torch.nn.Module, data: Any, mode: str, seed: int) -> Iterator
     """Run with frozen parameters and the modules in a mode; on leaving everything is put back bit for bit.
 
     Parameters, buffers, gradients, train/eval flags, hooks, the global random number generators and those of the
-    loader; an optimiser step inside raises. The copy of the parameters is one vector of the whole model, on the host
-    where the model is on another device.
+    loader; an optimiser step inside raises. Hooks on the parameters' gradients are off meanwhile. The copy of the
+    parameters is one vector of the whole model, on the host where the model is on another device.
 
     Raises:
         CurvatureError: the model is sharded.
@@ -39,6 +39,9 @@ def at_rest(model: torch.nn.Module, data: Any, mode: str, seed: int) -> Iterator
         stack.enter_context(frozen(model, seed, on_host=True))
         if mode != Mode.AS_IS:
             model.train(mode == Mode.TRAIN)
+        for parameter in model.parameters():  # a hook that changes a gradient would change H twice
+            if parameter._backward_hooks:
+                parameter._backward_hooks.clear()
         yield
 
 

@@ -11,7 +11,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["generators_of", "own", "preserved_generators"]
+__all__ = ["alike", "generators_of", "own", "preserved_generators"]
 
 
 def own(data: Any) -> Any:
@@ -25,6 +25,26 @@ def own(data: Any) -> Any:
     mine = copy.copy(data)
     mine._iterator = None
     return mine
+
+
+def alike(data: Any) -> Any:
+    """Return data of which each pass begins with the loader's generators as they are now, and so in the same order.
+
+    In training mode that decides which dropout mask an example gets. Nobody else's iterators, see :func:`own`.
+    """
+    mine = own(data)
+    return _Alike(mine) if generators_of(mine) else mine
+
+
+class _Alike:
+    def __init__(self, data: Any) -> None:
+        self._data = data
+        self._states = [(generator, generator.get_state()) for generator in generators_of(data)]
+
+    def __iter__(self) -> Iterator[Any]:
+        for generator, state in self._states:
+            generator.set_state(state)
+        return iter(self._data)
 
 
 def generators_of(data: Any) -> list[torch.Generator]:

@@ -20,7 +20,7 @@ from gradnoise.collector._curvature.dots import dots, norm2
 from gradnoise.collector._curvature.draws import take
 from gradnoise.collector._curvature.frozen import at_rest
 from gradnoise.collector._curvature.lanczos import eigenpairs
-from gradnoise.collector._curvature.loaders import own
+from gradnoise.collector._curvature.loaders import alike, own
 from gradnoise.collector._curvature.parts import chosen
 from gradnoise.collector._curvature.products import Products
 from gradnoise.collector._curvature.sources import OfFunction, OfPasses
@@ -53,9 +53,11 @@ def measure(model: torch.nn.Module, plan: Curvature, *, step: int = 0) -> tuple[
     """
     with at_rest(model, plan.data, plan.mode, plan.seed):
         parts = chosen(model, plan.parts)
-        passes = Passes(model, plan.loss_fn, own(plan.data), seed=plan.seed)
+        # The draws' passes stand open while products make theirs: their iterators are others.
+        data, again = alike(plan.data), alike(plan.data)
+        passes = Passes(model, plan.loss_fn, data, seed=plan.seed)
         passes.check()
-        rows = [_Part(model, plan, passes, name, parameters).measured() for name, parameters in parts]
+        rows = [_Part(model, plan, passes, again, name, parameters).measured() for name, parameters in parts]
     return tuple(replace(row, window=curvature_window_id(step), step=step, theta=step) for row in rows)
 
 
@@ -67,6 +69,7 @@ class _Part:
         model: torch.nn.Module,
         plan: Curvature,
         passes: Passes,
+        again: Any,
         name: str,
         parameters: list[torch.nn.Parameter],
     ) -> None:
@@ -74,6 +77,7 @@ class _Part:
         self._model = model
         self._plan = plan
         self._passes = passes
+        self._again = again
         self._name = name
         self._space = Space(parameters)
         self._products = Products(self._space, passes, matrix=plan.matrix, method=plan.method, seed=plan.seed)
@@ -184,9 +188,8 @@ class _Part:
                 "that returns the loss of a fresh minibatch, or data of several"
             )
             return None
-        # The draws' passes stand open while products make theirs.
-        data = own(plan.data)
         shuffles = not any(module.training for module in self._model.modules())
+        data = own(plan.data) if shuffles else self._again
         return OfPasses(Passes(self._model, plan.loss_fn, data), data, seed=plan.seed, shuffles=shuffles)
 
     def _drawn(self, vectors: torch.Tensor, free: torch.Tensor, coordinates: NDArray[np.int64]) -> dict[str, Any]:

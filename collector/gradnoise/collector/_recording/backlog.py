@@ -8,7 +8,16 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradnoise.collector._recording.records import DrawsAt, Event, Finding, ReferenceAt, SketchAt, StepRow, WindowEnd
+from gradnoise.collector._recording.records import (
+    CurvatureAt,
+    DrawsAt,
+    Event,
+    Finding,
+    ReferenceAt,
+    SketchAt,
+    StepRow,
+    WindowEnd,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +38,7 @@ class Look:
 
 
 # An event of the threading kind is set when everything before it is written.
-Item = DrawsAt | ReferenceAt | SketchAt | WindowEnd | StepRow | Event | Finding | threading.Event | Look
+Item = DrawsAt | ReferenceAt | SketchAt | CurvatureAt | WindowEnd | StepRow | Event | Finding | threading.Event | Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +166,7 @@ class Backlog:
 def _held_by(item: Item) -> int:
     """Return the bytes that an item is taken to hold in memory; one of none always finds room."""
     match item:
-        case DrawsAt():
+        case DrawsAt() | CurvatureAt():
             return item.nbytes
         case ReferenceAt():
             return _ROW_BYTES + sum(values.nbytes for values in item.values)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gradnoise.collector._config import Limits, Probe, Sampling
     from gradnoise.wire import Group
 
-__all__ = ["Destination", "Opened", "plan_of"]
+__all__ = ["Destination", "Opened", "plan_of", "versions_of"]
 
 # Dumps that this process has recorded into, each with its process: a forked child has recorded into none.
 _mine: set[tuple[int, Path]] = set()
@@ -132,7 +132,7 @@ class Destination:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             groups=groups,
             plan=plan,
-            versions=_versions(),
+            versions=versions_of(),
         )
         if there is not None:
             check_join(self.path, there, info, job)
@@ -203,7 +203,8 @@ def _readable_run(label: str) -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}-{name}-{secrets.token_hex(2)}"
 
 
-def _versions() -> dict[str, str]:
+def versions_of() -> dict[str, str]:
+    """Return what ``run.json`` says of the software."""
     versions = {"python": platform.python_version()}
     for package in ("gradnoise", "torch", "numpy", "pyarrow"):
         try:

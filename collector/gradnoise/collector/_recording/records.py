@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from gradnoise.wire import WindowKind
 
 if TYPE_CHECKING:
-    from gradnoise.wire import Scope
+    from gradnoise.wire import CurvatureRow, Scope
 
 __all__ = [
+    "CurvatureAt",
     "Draw",
     "DrawsAt",
     "Event",
@@ -146,6 +147,19 @@ class SketchAt:
     draw: int
     counts: Callable[[], NDArray[np.int64]]
     same_theta: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CurvatureAt:
+    """What was measured of the curvature at one theta: the rows name their window."""
+
+    rows: tuple[CurvatureRow, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory they hold while they wait."""
+        cells = (getattr(row, each.name) for row in self.rows for each in fields(row))
+        return 512 * len(self.rows) + sum(cell.nbytes for cell in cells if isinstance(cell, np.ndarray))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING
 from gradnoise.collector._config import Limits
 from gradnoise.collector._logging import Once, inform, warn
 from gradnoise.collector._recording.backlog import Backlog, Item, Look
-from gradnoise.collector._recording.records import DrawsAt, Event, Finding, ReferenceAt, SketchAt, StepRow, WindowEnd
+from gradnoise.collector._recording.records import (
+    CurvatureAt,
+    DrawsAt,
+    Event,
+    Finding,
+    ReferenceAt,
+    SketchAt,
+    StepRow,
+    WindowEnd,
+)
 from gradnoise.collector._recording.spool import SEGMENTS, Spool
 from gradnoise.collector._recording.tables import AmbiguousDrawsError, TableBuilder
 from gradnoise.wire import DumpWriter
@@ -196,6 +205,10 @@ class Sink:
         """Offer a sketch."""
         return self._offer(item)
 
+    def curvature(self, item: CurvatureAt) -> bool:
+        """Offer what was measured of the curvature."""
+        return self._offer(item)
+
     def end_window(self, end: WindowEnd) -> None:
         """Close a window, full as the queue may be. One skipped for want of :meth:`room` is counted and warned of."""
         if not self.recording:
@@ -346,7 +359,10 @@ class Sink:
         """Count in the dump what found no room in the queue, and is no draw."""
         ends, rows = self._backlog.lost()
         lost = {"windows": ends, "rows": rows}
-        what = {"windows": "windows of which nothing is told", "rows": "rows of steps, events, references, sketches"}
+        what = {
+            "windows": "windows of which nothing is told",
+            "rows": "rows of steps, events, references, sketches, curvature",
+        }
         for kind, count in lost.items():
             if count:
                 detail = f"{count} {what[kind]}: the disk was slower than the training"
@@ -365,6 +381,8 @@ class Sink:
             self._tables.add_reference(item)
         elif isinstance(item, SketchAt):
             self._tables.add_sketch(item)
+        elif isinstance(item, CurvatureAt):
+            self._tables.add_curvature(item)
         elif isinstance(item, WindowEnd):
             self._tell_lost(item.first_step)
             self._tables.end_window(item)

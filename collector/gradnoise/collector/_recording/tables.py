@@ -13,14 +13,22 @@ import pyarrow as pa
 
 from gradnoise.collector._recording.columns import UsedColumns
 from gradnoise.collector._recording.records import Event
-from gradnoise.wire import GROUP_TYPE, Table, schema
+from gradnoise.wire import GROUP_TYPE, Table, curvature_batch, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from gradnoise.collector._recording.records import DrawsAt, Number, ReferenceAt, SketchAt, StepRow, WindowEnd
+    from gradnoise.collector._recording.records import (
+        CurvatureAt,
+        DrawsAt,
+        Number,
+        ReferenceAt,
+        SketchAt,
+        StepRow,
+        WindowEnd,
+    )
     from gradnoise.wire import RunInfo
 
 __all__ = ["AmbiguousDrawsError", "TableBuilder"]
@@ -242,6 +250,11 @@ class TableBuilder:
         where = schema(Table.SKETCHES)
         columns = [pa.array([row[name]], where.field(name).type) for name in where.names]
         self._put(Table.SKETCHES, pa.RecordBatch.from_arrays(columns, schema=where))
+
+    def add_curvature(self, item: CurvatureAt) -> None:
+        """Write what was measured of the curvature, a batch a part: dense blocks can be large."""
+        for row in item.rows:
+            self._put(Table.CURVATURE, curvature_batch([row]))
 
     def add_step(self, row: StepRow) -> None:
         """Take one row of the steps table."""

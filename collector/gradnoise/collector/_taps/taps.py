@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gradnoise.collector._recording.records import Origin
     from gradnoise.collector._recording.sink import Sink
     from gradnoise.collector._taps.burst import Burst
+    from gradnoise.collector._taps.interludes import Interlude
 
 __all__ = ["Taps"]
 
@@ -56,6 +57,7 @@ class Taps:
         sink: where everything goes; the groups of its run are what is recorded.
         origin: whose draws these are.
         sampling, probe, scaler, batch_size: as for :func:`attach`.
+        interludes: what else is measured now and then, after the probes.
 
     Attributes:
         forwards: forward passes of the model since the last update, while armed.
@@ -72,6 +74,7 @@ class Taps:
         probe: Probe | None,
         scaler: Any,
         batch_size: int | None,
+        interludes: Sequence[Interlude] = (),
     ) -> None:
         self._model = weakref.ref(model)
         self._sink = sink
@@ -98,7 +101,8 @@ class Taps:
                 batch_size=batch_size,
                 scale=self._scale,
                 origin=origin,
-            )
+            ),
+            *interludes,
         )
         self._schedule = Schedule(sampling, self._interludes)
         self._pid = os.getpid()
