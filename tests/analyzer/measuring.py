@@ -106,12 +106,12 @@ def closing(step: int, **changed: Any) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([row | changed], schema=schema(Table.WINDOWS))
 
 
-def send_curvature(producer: Producer, number: int, step: int, rows: Sequence[CurvatureRow]) -> None:
-    """Send a producer's measurements and close their window; the ``number``-th batch of both tables."""
-    replies = producer.send(
-        Stamped.of(Table.CURVATURE, number, curvature_batch(rows)), Stamped.of(Table.WINDOWS, number, closing(step))
-    )
-    assert {reply[0] for reply in replies} == {"ack"}
+def send_curvature(
+    producer: Producer, number: int, step: int, rows: Sequence[CurvatureRow], *, closes: int | None = None
+) -> None:
+    """Send a producer's ``number``-th measurements and close their window, its ``closes``-th; default as many."""
+    closed = Stamped.of(Table.WINDOWS, number if closes is None else closes, closing(step))
+    assert {reply[0] for reply in producer.send(stamped(rows, number), closed)} == {"ack"}
 
 
 def stamped(rows: Sequence[CurvatureRow], number: int = 0) -> Stamped:

@@ -45,8 +45,7 @@ def measured(serve: Serve) -> tuple[Server, grpc.Channel, Producer]:
     producer.open()
     producer.send_window()
     for number, step in enumerate((100, 200)):
-        rows = [hessian(step, "a.*"), hessian(step)]
-        producer.send(stamped(rows, number), Stamped.of(Table.WINDOWS, number + 1, closing(step)))
+        send_curvature(producer, number, step, [hessian(step, "a.*"), hessian(step)], closes=number + 1)
     idle(server)
     return server, channel, producer
 

@@ -20,9 +20,10 @@ from gradnoise.client import (
     TooFewValuesError,
     UnreachableError,
 )
-from gradnoise.wire.results import FIT_SCHEMA, RUNS_SCHEMA, TAIL_SCHEMA
+from gradnoise.wire.results import ALIGNMENT_SCHEMA, FIT_SCHEMA, RUNS_SCHEMA, TAIL_SCHEMA
 
-from ..analyzer.producing import INFO, Producer
+from ..analyzer.measuring import hessian, send_curvature
+from ..analyzer.producing import INFO, Producer, idle
 from ..servers import free_port
 from .conftest import add_windows
 
@@ -42,7 +43,8 @@ def test_runs_and_tail_are_tables_of_documented_columns(analyzer: Analyzer) -> N
         assert client.run("wide") == runs.to_pylist()[0]
         tail = client.tail("wide")
         assert tail.schema.equals(TAIL_SCHEMA, check_metadata=True)
-        assert tail.column("row").to_pylist() == list(range(1, 19))
+        # Each window has nine rows here and nine of alignment, numbered as one.
+        assert tail.column("row").to_pylist() == [*range(1, 10), *range(19, 28)]
         assert client.tail("wide", form="across_parameter", group="*").num_rows == 2
         assert client.tail("wide", steps=(0, 0)).num_rows == 18
         assert client.tail("wide", steps=(1000, None)).equals(TAIL_SCHEMA.empty_table())
@@ -187,11 +189,59 @@ def test_watching_goes_on_over_restarts_without_gap_or_repeat(tmp_path: Path) ->
                 add_windows(server, channel, range(number, number + 1))
             rows += [next(watching)["row"] for _ in range(9)]
         rows += [next(watching)["row"] for _ in range(4)]
-        assert rows == list(range(1, 28))
+        assert rows == client.tail("wide").column("row").to_pylist()
+        assert len(set(rows)) == 27
         assert server.stop()
         client._timeout = 0.3
         with pytest.raises(UnreachableError):
             next(watching)
+
+
+@pytest.fixture
+def measured(serve: Serve) -> tuple[Client, Producer]:
+    """A client of an analyzer that has one measurement of two parts, and its producer."""
+    server, channel = serve()
+    producer = Producer(channel)
+    producer.open()
+    send_curvature(producer, 0, 100, [hessian(100, "a.*"), hessian(100)])
+    idle(server.service.store, server.service.catalog)
+    return Client(server.address), producer
+
+
+def test_alignment_is_a_table_of_documented_columns_that_can_be_asked_for_in_part(
+    measured: tuple[Client, Producer],
+) -> None:
+    client, _ = measured
+    with client:
+        table = client.alignment(INFO.run)
+        assert table.schema.equals(ALIGNMENT_SCHEMA, check_metadata=True)
+        assert set(table.column("part").to_pylist()) == {"a.*", "*"}
+        assert client.alignment(INFO.run, part="a.*", metric="gamma").num_rows == 1
+        assert client.alignment(INFO.run, steps=(100, 100)).num_rows == table.num_rows
+        assert client.alignment(INFO.run, steps=(101, None)).equals(ALIGNMENT_SCHEMA.empty_table())
+        assert client.tail(INFO.run).num_rows == 0
+        with pytest.raises(NotFoundError, match="its parts are: "):
+            client.alignment(INFO.run, part="x")
+        with pytest.raises(InvalidInputError, match="the metrics are: loss, gamma"):
+            client.alignment(INFO.run, metric="x")
+        with pytest.raises(InvalidInputError, match="behind"):
+            client.alignment(INFO.run, steps=(2, 1))
+        with pytest.raises(NotFoundError, match="its parts are: "):
+            next(client.watch_alignment(INFO.run, part="x"))
+
+
+def test_alignment_is_watched_as_it_comes_and_resumed(measured: tuple[Client, Producer]) -> None:
+    client, producer = measured
+    with client:
+        rows = client.watch_alignment(INFO.run, part="*", metric="gamma")
+        first = next(rows)
+        send_curvature(producer, 1, 200, [hessian(200)])
+        second = next(rows)
+        rows.close()
+        assert [row["first_step"] for row in (first, second)] == [100, 200]
+        resumed = client.watch_alignment(INFO.run, metric="gamma", steps=(150, None), after_row=first["row"])
+        assert next(resumed) == second
+        resumed.close()
 
 
 def test_every_name_is_exported() -> None:

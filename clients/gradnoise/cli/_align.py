@@ -122,7 +122,7 @@ def print_alignment(rows: Iterable[Mapping[str, Any]], *, whole: bool, as_json: 
 
 def alignment_table(rows: Iterable[Mapping[str, Any]], *, whole: bool) -> str:
     """Return rows of alignment as text: one table a measurement and part, oldest first, with its warnings below it."""
-    ordered = sorted(rows, key=lambda row: (row["producer"], row["first_step"], row["window"], row["row"]))
+    ordered = sorted(rows, key=lambda row: (row["first_step"], row["producer"], row["window"], row["row"]))
     several = len({row["producer"] for row in ordered}) > 1
     blocks = []
     for _, part in groupby(ordered, key=lambda row: (row["producer"], row["window"], row["part"], row["kind"])):
@@ -138,19 +138,29 @@ def _block(rows: Sequence[Mapping[str, Any]], *, whole: bool, several: bool) -> 
         title += f", {first['draws']} draws"
     if several:
         title += f", producer {first['producer'][:8]}"
-    shown = [row for row in rows if whole or row["index"] is None or row["index"] < _SHOWN]
-    lines = [title, aligned(_HEADER, [_cells(row) for row in shown], right=_RIGHT)]
-    if len(shown) < len(rows):
-        names = ", ".join(dict.fromkeys(row["metric"] for row in rows if row not in shown))
-        lines.append(f"{len(rows) - len(shown)} rows more of {names}: --metric shows all of one")
-    warnings: dict[str, list[str]] = {}
-    for row in shown:
-        for warning in row["warnings"]:
-            warnings.setdefault(warning, []).append(row["metric"])
-    for warning, metrics in warnings.items():
-        named = list(dict.fromkeys(metrics))
-        lines.append(f"warning: {warning}" + ("" if len(named) > _SHOWN else f" [{', '.join(named)}]"))
+    chosen = [row for row in rows if whole or row["index"] is None or row["index"] < _SHOWN]
+    shown = [row for row in chosen if row["value"] is not None or row["low"] is not None]
+    lines = [title]
+    if shown:
+        lines.append(aligned(_HEADER, [_cells(row) for row in shown], right=_RIGHT))
+    if len(chosen) < len(rows):
+        names = ", ".join(dict.fromkeys(row["metric"] for row in rows if row not in chosen))
+        lines.append(f"{len(rows) - len(chosen)} rows more of {names}: --metric shows all of one")
+    reasons = ((f"{row['status']}: {row['reason']}", row) for row in chosen if row not in shown)
+    lines += _told(reasons)
+    lines += _told((f"warning: {warning}", row) for row in shown for warning in row["warnings"])
     return "\n".join(lines)
+
+
+def _told(texts: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Return each text once, with the metrics that it is said of, unless they are many."""
+    found: dict[str, list[str]] = {}
+    for text, row in texts:
+        found.setdefault(text, []).append(row["metric"])
+    return [
+        text + ("" if len(names) > _SHOWN else f" [{', '.join(names)}]")
+        for text, names in ((text, list(dict.fromkeys(metrics))) for text, metrics in found.items())
+    ]
 
 
 def _steps(row: Mapping[str, Any]) -> str:
@@ -171,6 +181,5 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" + ("" if low is None or high is None else f" [{low:.4g}, {high:.4g}]")
+    shown = "-" if value is None else f"{value:.4g}"
+    return shown + ("" if low is None or high is None else f" [{low:.4g}, {high:.4g}]")
