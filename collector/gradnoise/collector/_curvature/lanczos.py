@@ -128,12 +128,14 @@ class _Lanczos:
         self._tolerance = tolerance
         self._generator = generator
         self._rounding = 10 * torch.finfo(dtype).eps
+        self._nothing = 100 * torch.finfo(dtype).eps  # of a product: what has no direction but that of rounding
         self._rows = torch.empty(basis + 1, dimension, dtype=dtype, device=device)
         self._small = np.zeros((basis + 1, basis + 1))
         # More than the pairs are kept, so that those next in order need not be found again.
         self._kept = min(k + max(1, (basis - k) // 4), basis - 1)
         self._size = 0
         self._rest = 0.0
+        self._lost = 0.0  # what breakdowns left out
         self._largest = 0.0
         self._asymmetry = 0.0
         self._broke = False
@@ -164,7 +166,7 @@ class _Lanczos:
         """Return the pairs at hand."""
         self._solve()
         k = min(self._k, self._size)
-        residuals = np.abs(self._rest * self._states[-1, :k])
+        residuals = np.hypot(self._rest * self._states[-1, :k], self._lost)
         self._rotate(k)
         vectors, spare = self._rows[:k], self._rows[k:]
         values = self._values[:k].copy()
@@ -172,10 +174,10 @@ class _Lanczos:
             for index in range(k):
                 product = self._product(vectors[index], spare[0])
                 residuals[index] = float(_norm(product.sub_(vectors[index], alpha=values[index])))
-        enough = k == self._k and bool((residuals <= self._allowed(values)).all())
+        found = bool((residuals <= self._allowed(values)).all()) if recompute else self._converged
         largest = np.abs(self._small).max(initial=0.0)
         asymmetry = self._asymmetry / largest if largest else 0.0
-        return Eigenpairs(values, residuals, vectors, spare, self.products, enough, float(asymmetry))
+        return Eigenpairs(values, residuals, vectors, spare, self.products, found and k == self._k, float(asymmetry))
 
     def _product(self, vector: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         product = self._multiply(vector, out=out)
@@ -200,8 +202,9 @@ class _Lanczos:
         self._small[: here + 1, here] = self._small[here, : here + 1] = column[:-1]
         self._largest = max(self._largest, math.sqrt(float(column @ column)))
         self._size += 1
-        broken = self._rest <= self._rounding * self._largest
+        broken = self._rest <= self._nothing * self._largest
         if broken:
+            self._lost = math.hypot(self._lost, self._rest)
             self._rest = 0.0
         else:
             new.div_(self._rest)
@@ -230,7 +233,8 @@ class _Lanczos:
         return np.maximum(self._tolerance * np.abs(values), self._rounding * self._largest)
 
     def _found(self, *, broken: bool, full: bool) -> bool:
-        if self._size < self._k:
+        # A basis that can be the whole space becomes it: only then is no copy of an eigenvalue missed.
+        if self._size < self._k or len(self._rows) > self._rows.shape[1]:
             return False
         leading = self._values[: self._k]
         if broken:
