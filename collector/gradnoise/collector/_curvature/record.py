@@ -14,7 +14,16 @@ from gradnoise.collector._recording.opening import versions_of
 from gradnoise.collector._recording.records import CurvatureAt, WindowEnd, curvature_window_id
 from gradnoise.collector._recording.tables import TableBuilder
 from gradnoise.collector._taps.groups import groups_of
-from gradnoise.wire import CurvatureRow, Dump, DumpWriter, NotADumpError, RunExistsError, RunInfo, WindowKind
+from gradnoise.wire import (
+    CurvatureRow,
+    Dump,
+    DumpWriter,
+    NotADumpError,
+    RunExistsError,
+    RunInfo,
+    WindowKind,
+    check_run_id,
+)
 
 if TYPE_CHECKING:
     import os
@@ -83,7 +92,7 @@ def _info(path: Path, run: str | None, model: torch.nn.Module | str | None) -> R
     else:
         name, groups = type(model).__name__, groups_of(model, Sampling())
     return RunInfo(
-        run=path.name if run is None else run,
+        run=check_run_id(path.name if run is None else run),
         model=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         groups=groups,
