@@ -93,7 +93,7 @@ def barrier(positions: Sequence[float], losses: Sequence[float], *, step: int = 
 
 
 def _landscape(kind: CurvatureKind, step: int, loss: float, **fields: Any) -> CurvatureRow:
-    place = {"window": window_of(step), "theta": step, "step": step}
+    place: dict[str, Any] = {"window": window_of(step), "theta": step, "step": step}
     return CurvatureRow("*", kind, 20, ProductMethod.LOSS, Mode.EVAL, loss, 10, 0, 0.1, **place, **fields)
 
 

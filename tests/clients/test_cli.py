@@ -37,7 +37,7 @@ def test_help_documents_every_command_and_exit_code(capsys: Capture) -> None:
         main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for command in ("serve", "ship", "runs", "show", "tail", "analyze", "export", "fit", "demo"):
+    for command in ("serve", "ship", "runs", "show", "tail", "align", "measure", "analyze", "export", "fit", "demo"):
         assert f"\n    {command} " in text
     for code in Exit:
         assert f"\n  {code.value}  " in text
@@ -50,7 +50,7 @@ def test_names_that_help_writes_out_are_those_of_the_analyzer() -> None:
     assert list(_analyze._PLANS) == list(Plan)
 
 
-@pytest.mark.parametrize("command", ["runs", "show", "tail", "export", "ship", "fit"])
+@pytest.mark.parametrize("command", ["runs", "show", "tail", "align", "export", "ship", "fit"])
 def test_help_says_which_analyzer_is_asked(capsys: Capture, command: str) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
@@ -96,6 +96,10 @@ def test_version(capsys: Capture) -> None:
         ["tail", "x", "--steps", "5:1"],
         ["tail", "x", "--steps", ":"],
         ["analyze", "x", "--contrast", "x"],
+        ["align"],
+        ["align", "x", "--steps", "5:1"],
+        ["measure"],
+        ["measure", "x.py:f", "--order", "x"],
         ["serve"],
     ],
 )
@@ -257,13 +261,14 @@ def test_the_base_install_asks_and_the_rest_names_what_to_install(
     analyzer: Analyzer, make_dump: Callable[..., Path], tmp_path: Path
 ) -> None:
     dump = make_dump()
-    for argv in (["--help"], ["runs"], ["show", "wide"], ["tail", "wide"], ["show", dump], ["ship", dump]):
+    asking = (["runs"], ["show", "wide"], ["tail", "wide"], ["align", "wide"])
+    for argv in (["--help"], *asking, ["show", dump], ["ship", dump]):
         done = _python(WITHOUT_EXTRAS, *argv)
         assert (done.returncode, done.stderr.count("gradnoise[")) == (0, 0), (argv, done.stderr)
     done = _python(WITHOUT_EXTRAS, "demo", "--out", tmp_path / "demo")
     assert (done.returncode, "pip install 'gradnoise[demo]'" in done.stderr) == (Exit.FAILED, True)
     assert not (tmp_path / "demo").exists()
-    for argv in (["analyze", dump], ["tail", dump], ["serve", "--data", tmp_path / "data"]):
+    for argv in (["analyze", dump], ["tail", dump], ["align", dump], ["serve", "--data", tmp_path / "data"]):
         done = _python(WITHOUT_EXTRAS, *argv)
         assert done.returncode == Exit.FAILED
         assert "pip install 'gradnoise[analyzer]'" in done.stderr

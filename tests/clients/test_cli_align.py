@@ -141,8 +141,8 @@ def test_where_there_is_nothing_align_says_so(capsys: Capture, dump: Path) -> No
 def test_show_names_measurements_among_the_windows(capsys: Capture, dump: Path, analyzer: str) -> None:
     for name in (dump, "wide"):
         (found,) = lines(run(capsys, "show", name, "--json")[1])
-        assert [(row["window"], row["kind"], row["first_step"]) for row in found["windows"]] == [
-            (0, "burst", 0), (-101, "curvature", 100), (-201, "curvature", 200),
+        assert [(row["window"], row["kind"], row["first_step"], row["draws"]) for row in found["windows"]] == [
+            (0, "burst", 0, 80), (-101, "curvature", 100, 256), (-201, "curvature", 200, 256),
         ]  # fmt: skip
         assert found["run"]["windows"] == 3
     assert found["run"]["analysed"] == 3

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from gradnoise.cli import _align, _analyze, _demo, _export, _fit, _runs, _serve, _ship, _tail
+from gradnoise.cli import _align, _analyze, _demo, _export, _fit, _measure, _runs, _serve, _ship, _tail
 from gradnoise.cli._exit import Exit, code_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ exit codes:
 """
 
 
+# What a command needs beside the base install; of the others none needs more than the analyzer's extra.
+_EXTRAS = {"demo": "demo", "measure": "torch,analyzer"}
+
+
 def _version() -> str:
     from importlib.metadata import version
 
@@ -58,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    for module in (_demo, _serve, _ship, _runs, _tail, _align, _analyze, _export, _fit):
+    for module in (_demo, _serve, _ship, _runs, _tail, _align, _measure, _analyze, _export, _fit):
         module.add(commands, common)
     for command in commands.choices.values():
         command.epilog, command.formatter_class = _EPILOG, shape
@@ -90,6 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _message(error: Exception, command: str) -> str:
     if isinstance(error, ModuleNotFoundError):
-        extra = "demo" if command == "demo" else "analyzer"  # of the others, none but the analyzer's needs an extra
+        extra = _EXTRAS.get(command, "analyzer")
         return f"this command needs {error.name}, which is not installed: pip install 'gradnoise[{extra}]'"
     return str(error)

@@ -96,9 +96,23 @@ def _show_dump(path: Path, *, as_json: bool) -> int:
         "problems": len(dump.problems),
         **_details(info),
     }
-    shown = [row | {"draws": row["recorded"]} for row in windows]
+    measured = _curvature_draws(dump)
+    shown = [row | {"draws": measured.get((row["producer"], row["window"]), row["recorded"])} for row in windows]
     _print(run, _groups(info), shown, _events(dump), as_json=as_json)
     return report_problems(dump)
+
+
+def _curvature_draws(dump: Dump) -> dict[tuple[str, int], int]:
+    """Producer and window of every measurement of the curvature -> the draws taken for it."""
+    from gradnoise.wire import Table, completed
+
+    found: dict[tuple[str, int], int] = {}
+    for producer in dump.producers():
+        for each in dump.batches(Table.CURVATURE, producer):
+            for row in completed(Table.CURVATURE, each.batch).select(["window", "draws"]).to_pylist():
+                key = producer, row["window"]
+                found[key] = max(found.get(key, 0), row["draws"] or 0)
+    return found
 
 
 def _events(dump: Dump) -> list[dict[str, Any]]:
