@@ -112,6 +112,25 @@ def loop_step(x, y):
         exec(client_code, {"array": torch.randn(500).numpy()})
 
 
+def test_the_curvature_of_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = torch.nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    data = [(torch.randn(8, 4), torch.randn(8, 2)) for _ in range(3)]
+    names: dict[str, Any] = {"model": model, "optimizer": optimizer, "loader": data}
+    names["loss_fn"] = torch.nn.functional.mse_loss
+    exec(block("Curvature(loader").replace("every=5000, top=20, draws=128", "every=2, top=2, draws=3"), names)
+    for x, y in data:
+        optimizer.zero_grad()
+        names["loss_fn"](model(x), y).backward()
+        optimizer.step()
+    names["handle"].close()
+    assert main(["align", str(names["handle"].path), "--metric", "eigenvalue"]) == 0
+    assert capsys.readouterr().out.count("\neigenvalue ") == 2
+
+
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"^gradnoise ([a-z]+)", README, re.MULTILINE))))
 def test_commands_of_the_readme_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
