@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help install demo test lint bench calibration proto tables clean
+.PHONY: help install demo test lint bench calibration alignment-figures proto tables clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 install: $(VENV)/.installed  ## make .venv and install gradnoise with every extra and the development tools
 
@@ -39,6 +39,10 @@ bench: install  ## benchmarks, each printing ratios measured side by side in one
 
 calibration: install  ## simulations behind every error bar, p-value and verdict (an hour)
 	$(BIN)/python -m tests.calibration
+
+alignment-figures: install  ## make the tables and pictures of docs/alignment.md anew (ten minutes)
+	$(PIP) --group bench
+	$(BIN)/python -m tests.alignment.figures
 
 proto: install  ## regenerate the protobuf code
 	tools/make_proto.sh
