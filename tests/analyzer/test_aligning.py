@@ -178,6 +178,10 @@ def test_ranks_measure_each_for_itself(tmp_path: Path) -> None:
     windows = list(read_windows(Dump(tmp_path)))
     assert sorted(row.part for window in windows for row in window.curvature) == ["of rank 0", "of rank 1"]
     assert [window.notes for window in windows] == [(), ()]
+    warned = {(row.part, row.warnings[0]) for window in windows for row in aligned(window)}
+    assert warned == {
+        (f"of rank {rank}", f"of rank {rank} of 2 alone, and of the data that it went through") for rank in (0, 1)
+    }
 
 
 def ordinary(path: Path, *, kind: str = "burst", draws: int = 60, dataset_size: int | None = None) -> Window:

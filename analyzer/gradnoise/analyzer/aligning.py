@@ -138,7 +138,7 @@ def _scales(window: Window) -> Iterator[AlignmentRow]:
 def _measurements(window: Window) -> Iterator[AlignmentRow]:
     closed = window.closed
     for measured in window.curvature[:_MOST]:
-        warnings = (*window.notes, *measured.notes)
+        warnings = (*window.notes, *_one_rank(closed), *measured.notes)
         subject = _Subject(closed, measured.part, measured.kind, measured.dimension, measured.draws or 0, warnings)
         try:
             rows = list(_rows(subject, measured))
@@ -154,6 +154,12 @@ def _measurements(window: Window) -> Iterator[AlignmentRow]:
         yield failed_row(closed, f"{left} more measurements in this window are left out: at most {_MOST} are analysed")
     if not window.curvature and not window.unreadable:
         yield failed_row(closed, "the window was closed, and the store holds no measurement of it")
+
+
+def _one_rank(closed: ClosedWindow) -> tuple[str, ...]:
+    if closed.world_size is None or closed.world_size < 2:
+        return ()
+    return (f"of rank {closed.rank} of {closed.world_size} alone, and of the data that it went through",)
 
 
 def _failed(subject: _Subject, error: Exception) -> AlignmentRow:
