@@ -16,7 +16,7 @@ from scipy.special import polygamma, stdtrit
 
 from gradnoise.analyzer.stats._curved import Unknown, eigenvalue_errors
 from gradnoise.analyzer.stats._estimate import Z95, Estimate, Status
-from gradnoise.analyzer.stats._interval import Part, combined, jackknife_variance
+from gradnoise.analyzer.stats._interval import combined, jackknife_part, jackknife_variance
 from gradnoise.analyzer.stats._line import Line, fit_line, fit_offset, jackknife_covariance, slope_of_noise
 from gradnoise.analyzer.stats._metric import Metric, Name, missing
 from gradnoise.analyzer.stats._moments import jackknife_means
@@ -33,7 +33,7 @@ _YORK = "York et al. 2004; DerSimonian & Laird 1986"
 _MIN_POINTS = 3
 _LOG_NORMAL = 0.5 * (math.log(2.0) + np.euler_gamma)
 """−E ln|Z| of a standard normal Z: (γ + ln 2)/2."""
-_REPLICATES = 400
+_REPLICATES = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,9 +84,9 @@ def log_scales(given: Setting) -> Floats | Unknown:
     return result
 
 
-def scale_rows(given: Setting) -> list[Metric]:
-    """The squared scales themselves."""
-    found, places = log_scales(given), given.finite.astype(bool)
+def scale_rows(given: Setting, found: Floats | Unknown) -> list[Metric]:
+    """The squared scales themselves, from ``log_scales``."""
+    places = given.finite.astype(bool)
     if isinstance(found, Unknown):
         return [missing(Name.SCALE2, found.status, found.reason, index=i) for i in range(len(places))]
     rows, column = [], 0
@@ -96,7 +96,7 @@ def scale_rows(given: Setting) -> list[Metric]:
             continue
         y = found[:, column]
         column += 1
-        part = Part(jackknife_variance(y), len(y) - 2.0)
+        part = jackknife_part(y)
         value, method = math.exp(float(y[0])), "mean of ln|u·v|, delete-one jackknife"
         estimate = combined(value, (part,), n=len(y) - 1, method=method, log=True, warnings=given.warnings)
         rows.append(Metric(Name.SCALE2, i, estimate, None))
@@ -125,34 +125,37 @@ def _points(given: Setting, logs: Floats | Unknown) -> _Points | Unknown:
     if isinstance(logs, Unknown):
         return logs
     values, warnings = given.values, given.warnings
-    usable = (values > 0) & np.isfinite(logs).all(axis=0)
-    below = int((values <= 0).sum())
-    if below:
-        warnings += (f"{below} of {len(values)} eigenvalues are 0 or below and have no logarithm",)
-    quiet = int(((values > 0) & ~usable).sum())
-    if quiet:
-        warnings += (f"no noise in {quiet} directions",)
+    errors = eigenvalue_errors(values, given.residuals)
+    positive, told, noisy = values > 0, errors < np.abs(values), np.isfinite(logs).all(axis=0)
+    for what, count in (
+        (f"of {len(values)} eigenvalues are 0 or below and have no logarithm", int((~positive).sum())),
+        (f"of {len(values)} eigenvalues are not told from 0 by their residuals", int((positive & ~told).sum())),
+        ("directions have no noise", int((positive & told & ~noisy).sum())),
+    ):
+        if count:
+            warnings += (f"{count} {what}",)
+    usable = positive & told & noisy
     if usable.sum() < _MIN_POINTS:
         reason = f"{int(usable.sum())} of {len(values)} directions have a logarithm; a line needs {_MIN_POINTS}"
         return Unknown(Status.TOO_FEW_VALUES, reason)
     x = np.log(values[usable])
     if np.ptp(x) <= 1e-9:
         return Unknown(Status.DEGENERATE, "the eigenvalues are all equal: no line through one place")
-    errors = eigenvalue_errors(values, given.residuals)[usable]
+    errors = errors[usable]
     if np.median(errors / values[usable]) > 0.1:
         warnings += ("residuals are above a tenth of the eigenvalues: take more products",)
     y = logs[:, usable]
     return _Points(x, (errors / values[usable]) ** 2, y, jackknife_covariance(y), values[usable], warnings)
 
 
-def exponents(given: Setting, rng: np.random.Generator) -> list[Metric]:
-    """All of them."""
+def exponents(given: Setting, scales: Floats | Unknown, rng: np.random.Generator) -> list[Metric]:
+    """All of them; ``scales`` from ``log_scales``."""
     logs = given.variances
     if not isinstance(logs, Unknown):
         with np.errstate(divide="ignore"):  # no noise in a direction
             logs = np.log(logs)
     points = _points(given, logs)
-    robust = _points(given, log_scales(given))
+    robust = _points(given, scales)
     rows: list[Metric] = []
     if isinstance(points, Unknown):
         names = (Name.GAMMA, Name.SCATTER, Name.GAMMA_PLAIN, Name.SLOPE, Name.PEARSON, Name.SPEARMAN)
@@ -250,11 +253,11 @@ def _slope(given: Setting, points: _Points) -> Metric:
     return Metric(Name.SLOPE, None, found, null)
 
 
-def _by_chance(size: int) -> Estimate:
-    """Range of a correlation of ``size`` pairs without any: t/√(n − 2 + t²)."""
+def _by_chance(size: int, raised: float = 1.0) -> Estimate:
+    """Range of a correlation of ``size`` pairs without any, t/√(n − 2 + t²), times what taking errors off raises it."""
     t = float(stdtrit(size - 2, 0.975))
-    end = t / math.sqrt(size - 2 + t * t)
-    return Estimate(0.0, 1.0 / math.sqrt(size - 1), -end, end, size, "directions in random order")
+    end = min(raised * t / math.sqrt(size - 2 + t * t), 1.0)
+    return Estimate(0.0, raised / math.sqrt(size - 1), -end, end, size, "directions in random order")
 
 
 def _pearson(points: _Points) -> Metric:
@@ -274,11 +277,12 @@ def _pearson(points: _Points) -> Metric:
     margin = float(stdtrit(points.draws - 1, 0.975)) * se
     ends = (max(value - margin, -1.0), min(value + margin, 1.0))
     cut = min(max(value, -1.0), 1.0)
+    null = _by_chance(size, math.sqrt(float((x @ x) / of_x * (y[0] @ y[0]) / of_y[0])))
     found = Estimate(cut, se, min(ends[0], cut), max(ends[1], cut), size, method, _ADAI, points.warnings)
     if abs(value) >= 1:
         reason = f"{value:.3f} after sampling errors are taken off, cut"
-        return Metric(Name.PEARSON, None, found, _by_chance(size), Status.AT_BOUNDARY, reason)
-    return Metric(Name.PEARSON, None, found, _by_chance(size))
+        return Metric(Name.PEARSON, None, found, null, Status.AT_BOUNDARY, reason)
+    return Metric(Name.PEARSON, None, found, null)
 
 
 def _spearman(name: Name, points: _Points, rng: np.random.Generator) -> Metric:

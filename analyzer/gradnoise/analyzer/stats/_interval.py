@@ -14,7 +14,11 @@ from gradnoise.analyzer.stats._estimate import Estimate
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._estimate import Floats
 
-__all__ = ["Part", "combined", "jackknife_variance", "replicated"]
+__all__ = ["Part", "combined", "jackknife_part", "jackknife_variance", "replicated"]
+
+
+_LARGEST = 300.0
+"""Half width of an interval on the logarithm beyond which it is everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,23 @@ def jackknife_variance(values: Floats) -> float:
     replicates = values[1:]
     n = len(replicates)
     return float((n - 1) / n * np.sum((replicates - replicates.mean()) ** 2))
+
+
+def jackknife_part(values: Floats) -> Part:
+    """The variance, and what it is known with: 2K/(κ − 1) degrees of freedom, κ the kurtosis of the replicates.
+
+    The variance of a mean of K values of kurtosis κ has relative variance (κ − 1)/K, that of a χ²_ν law 2/ν. Squares of
+    normal values have κ = 15: with K − 1 degrees of freedom their intervals at K = 64 cover 92 to 94 %, with these 94
+    to 96 %.
+    """
+    apart = values[1:] - values[1:].mean()
+    n = len(apart)
+    square = float(np.sum(apart**2))
+    freedom = n - 1.0
+    if square > 0:
+        kurtosis = n * float(np.sum((apart / math.sqrt(square)) ** 4))
+        freedom = min(freedom, 2.0 * n / max(kurtosis - 1.0, 1e-9))
+    return Part((n - 1) / n * square, freedom)
 
 
 def combined(
@@ -52,9 +73,8 @@ def combined(
     se = math.sqrt(variance)
     margin = float(stdtrit(freedom, 0.975)) * se if math.isfinite(freedom) else 1.959963984540054 * se
     if log:
-        return Estimate(
-            value, value * se, value * math.exp(-margin), value * math.exp(margin), n, method, reference, warnings
-        )
+        factor = math.exp(min(margin, _LARGEST))
+        return Estimate(value, value * se, value / factor, value * factor, n, method, reference, warnings)
     return Estimate(value, se, value - margin, value + margin, n, method, reference, warnings)
 
 
@@ -64,16 +84,19 @@ def replicated(
     method: str,
     reference: str = "",
     warnings: tuple[str, ...] = (),
+    log: bool = True,
 ) -> Estimate:
     """The estimate of values (K + 1,), of all draws and without each, with the relative errors of ``others``.
 
-    The interval is on the logarithm where all values are positive: the errors of squares and of their ratios are
-    skewed. Elsewhere it is symmetric.
+    The interval is on the logarithm where all values are positive, and ``log`` allows it: the errors of squares and of
+    their ratios are skewed. Elsewhere it is symmetric.
     """
     n = len(values) - 1
     value = float(values[0])
-    log = bool((values > 0).all())
-    variance = jackknife_variance(np.log(values)) if log else jackknife_variance(values)
+    log = log and bool((values > 0).all())
     unit = 1.0 if log else value**2
-    parts = (Part(variance, n - 1), *(Part(part.variance * unit, part.freedom) for part in others))
+    parts = (
+        jackknife_part(np.log(values) if log else values),
+        *(Part(part.variance * unit, part.freedom) for part in others),
+    )
     return combined(value, parts, n=n, method=method, reference=reference, log=log, warnings=warnings)

@@ -97,7 +97,7 @@ def _without_ties(pairs: Floats, trace: Floats, tied: Ties, draws: int) -> Float
 def moments(gram: Floats, projections: Floats, quadratic: Floats, tied: Ties) -> Moments:
     """Moments of finite draws; an empty array stands for what was not measured.
 
-    Needs 3 draws. Cost: K² k for the K × K matrix of (Vᵀu_a) · (Vᵀu_b).
+    Needs 3 draws. Cost: K² + K k².
     """
     draws = max(len(gram), len(projections), len(quadratic))
     trace = square = product = variances = inner_square = inner_diagonal = None
@@ -111,10 +111,10 @@ def moments(gram: Floats, projections: Floats, quadratic: Floats, tied: Ties) ->
     if projections.size:
         squares = projections**2
         raw = jackknife_means(squares)
-        inner = projections @ projections.T
-        energy = np.diagonal(inner)
-        pairs = _pair_means(np.einsum("ab,ab->a", inner, inner) - energy**2)
-        inner_square = _without_ties(pairs, raw.sum(axis=1), tied, draws)
+        energy = squares.sum(axis=1)
+        # Σ_b (p_a · p_b)² = p_aᵀ (PᵀP) p_a, without the K × K matrix.
+        along = np.einsum("ki,ki->k", projections @ (projections.T @ projections), projections)
+        inner_square = _without_ties(_pair_means(along - energy**2), raw.sum(axis=1), tied, draws)
         rows = squares @ squares.sum(axis=0) - np.einsum("ki,ki->k", squares, squares)
         tie = 1.0 + 2.0 * tied.share * tied.strength**2  # E p_a² p_b² = c² (1 + 2ρ²) for a tied pair
         inner_diagonal = _pair_means(rows) / tie * tied.scale**2
@@ -129,10 +129,14 @@ def signs(gram: Floats, projections: Floats, quadratic: Floats) -> tuple[Floats,
     """
     norms = np.sqrt(np.diagonal(gram))
     used = norms > 0
-    norms = norms[used]
-    empty = np.empty(0)
+    if not used.all():
+        norms, gram = norms[used], gram[np.ix_(used, used)]
+        projections, quadratic = (part[used] if part.size else part for part in (projections, quadratic))
+    inverse = 1.0 / norms
+    scaled = gram * inverse
+    scaled *= inverse[:, None]
     return (
-        gram[np.ix_(used, used)] / np.outer(norms, norms),
-        projections[used] / norms[:, None] if projections.size else projections,
-        quadratic[used] / norms**2 if quadratic.size else empty,
+        scaled,
+        projections * inverse[:, None] if projections.size else projections,
+        quadratic * inverse**2 if quadratic.size else quadratic,
     )

@@ -6,17 +6,18 @@ spatial signs are the same of u/|u|, which exist whatever the tails.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradnoise.analyzer.stats._curved import Known, Unknown
-from gradnoise.analyzer.stats._estimate import Estimate, Status
+from gradnoise.analyzer.stats._estimate import Z95, Estimate, Status
 from gradnoise.analyzer.stats._interval import Part, replicated
 from gradnoise.analyzer.stats._measured import Matrix
 from gradnoise.analyzer.stats._metric import Metric, Name, missing
-from gradnoise.analyzer.stats._nulls import positive_null, relative_variance
+from gradnoise.analyzer.stats._nulls import ISOTROPIC, positive_null, relative_variance
 from gradnoise.analyzer.stats._setting import unknown_of
 
 if TYPE_CHECKING:
@@ -43,13 +44,19 @@ def row(
     null: Estimate | None,
     warnings: tuple[str, ...],
     index: int | None = None,
+    log: bool = True,
+    most: float = math.inf,
 ) -> Metric:
-    """A row of replicates; one without a value where they are not finite."""
+    """A row of replicates; one without a value where they are not finite, cut at ``most``."""
     if not np.isfinite(values).all():
         reason = "a square of Σ is estimated as 0 or below: with this effective rank it needs more draws"
         return missing(name, Status.DEGENERATE, reason, index=index, n=len(values) - 1, method=method)
-    found = replicated(values, *others, method=method, reference=reference, warnings=warnings)
-    return Metric(name, index, found, null)
+    found = replicated(values, *others, method=method, reference=reference, warnings=warnings, log=log)
+    if found.value <= most:
+        return Metric(name, index, dataclasses.replace(found, high=min(found.high, most)), null)
+    reason = f"estimated as {found.value:.4g} and cut: more than {most:g} is not possible"
+    found = dataclasses.replace(found, value=most, low=min(found.low, most), high=most)
+    return Metric(name, index, found, null, Status.AT_BOUNDARY, reason)
 
 
 def _gone(name: Name, part: Unknown) -> Metric:
@@ -214,6 +221,7 @@ def _cosines(given: Setting) -> list[Metric]:
                 reference=_THOMAS,
                 null=null,
                 warnings=given.warnings,
+                most=1.0,
             )
         )
     return rows
@@ -221,7 +229,7 @@ def _cosines(given: Setting) -> list[Metric]:
 
 def _off_diagonal(given: Setting) -> Metric:
     """Σ_{i≠j} c_ij² / Σ_ij c_ij² in the k × k block."""
-    name, k, d = Name.OFF_DIAGONAL, len(given.values), given.measured.dimension
+    name, k = Name.OFF_DIAGONAL, len(given.values)
     if isinstance(given.inner, Unknown):
         return _gone(name, given.inner)
     if k < 2:
@@ -230,27 +238,19 @@ def _off_diagonal(given: Setting) -> Metric:
     if (whole <= 0).any():
         reason = "Σ c_ij² is estimated as 0 or below: take more draws"
         return missing(name, Status.DEGENERATE, reason, n=len(whole) - 1)
-    null = None
-    if not isinstance(given.trace, Unknown) and not isinstance(given.square, Unknown):
-        null = _off_diagonal_null(given.trace[0], max(given.square[0], 0.0), d, k, len(whole) - 1)
+    null = _off_diagonal_null(k, len(whole) - 1)
     method = "pairs of different draws, delete-one jackknife"
     values = 1.0 - diagonal / whole
-    return row(name, values, method=method, reference="Xie et al. 2022, figure 1", null=null, warnings=given.warnings)
+    source = "Xie et al. 2022, figure 1"
+    # The estimate of what is near 0 is symmetric, and may fall below.
+    return row(name, values, method=method, reference=source, null=null, warnings=given.warnings, log=False)
 
 
-def _off_diagonal_null(trace: float, square: float, d: int, k: int, draws: int) -> Estimate:
-    """In a random frame E c_ij² = a = ‖Σ₀‖²/((d−1)(d+2)) off the diagonal, (Tr Σ/d)² + 2‖Σ₀‖²/(d(d+2)) on it, Σ₀ the
-    traceless part; the k(k−1)/2 elements are nearly independent, and the estimate of Σ c_ij² from draws has variance
-    4 k (k−1) (c²/K)² where they are 0."""
-    apart = max(square - trace**2 / d, 0.0)
-    off = k * (k - 1) * (apart / ((d - 1.0) * (d + 2.0)) if d > 1 else 0.0)
-    on = k * ((trace / d) ** 2 + 2.0 * apart / (d * (d + 2.0)))
-    value = off / (off + on)
-    spread = math.hypot(off * 2.0 / math.sqrt(k * (k - 1)), 2.0 * math.sqrt(k * (k - 1)) * (on / k) / draws)
-    se = spread * on / (off + on) ** 2
-    margin = 1.959963984540054 * se
-    method = "random orthogonal frame, draws as many as here"
-    return Estimate(value, se, value - margin, min(value + margin, 1.0), draws, method)
+def _off_diagonal_null(k: int, draws: int) -> Estimate:
+    """Of isotropic noise: 0. The estimate of a c_ij² that is 0 has variance 2 c⁴/K² from normal draws, so that of the
+    mass has 4 (k−1)/k / K²."""
+    se = 2.0 * math.sqrt((k - 1) / k) / draws
+    return Estimate(0.0, se, -Z95 * se, Z95 * se, draws, ISOTROPIC)
 
 
 def _tic_trace(given: Setting) -> Metric:

@@ -77,9 +77,8 @@ def unknown_of(*parts: object) -> Unknown | None:
 
 def _finite_draws(measured: Measured) -> Measured:
     """Without the draws that hold NaN or infinity."""
-    draws = measured.draws
-    good = np.ones(draws, bool)
-    if measured.gram.size:
+    good = np.ones(measured.draws, bool)
+    if not math.isfinite(float(measured.gram.sum())):
         good &= np.isfinite(np.diagonal(measured.gram))
         # One bad draw spoils a row and a column of the Gram matrix: its diagonal tells which of the two it is.
         good[good] &= np.isfinite(measured.gram[np.ix_(good, good)]).all(axis=1)
@@ -129,9 +128,11 @@ def _factor(measured: Measured) -> tuple[float, tuple[str, ...]]:
 def _repeated(gram: Floats) -> int:
     """Draws that equal an earlier one: a loader that does not shuffle, gone over twice."""
     norms = np.diagonal(gram)
-    distance = norms[:, None] + norms[None, :] - 2.0 * gram
-    same = distance <= 1e-9 * np.maximum(norms[:, None], norms[None, :])
-    return int(np.tril(same & (norms > 0), -1).any(axis=1).sum())
+    # Equal draws have equal norms: only neighbours in that order need a look.
+    order = np.argsort(norms)
+    one, other = order[:-1], order[1:]
+    apart = norms[one] + norms[other] - 2.0 * gram[one, other]
+    return int(((apart <= 1e-9 * norms[other]) & (norms[other] > 0)).sum())
 
 
 def setting(given: Measured) -> Setting:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gradnoise.analyzer.stats._blocks import damped
 from gradnoise.analyzer.stats._estimate import as_generator
-from gradnoise.analyzer.stats._exponent import exponents, scale_rows
+from gradnoise.analyzer.stats._exponent import exponents, log_scales, scale_rows
 from gradnoise.analyzer.stats._measured import Matrix, Measured, NoiseReference, Sampling
 from gradnoise.analyzer.stats._metric import Metric, Name
 from gradnoise.analyzer.stats._projection_tails import heavy_warning, is_heavy, projection_alpha
@@ -82,9 +82,10 @@ def align(measured: Measured, *, rng: np.random.Generator) -> tuple[Metric, ...]
     """
     as_generator(rng)
     given = setting(measured)
+    scales_of = log_scales(given)
     alpha = projection_alpha(given)
     rows = [
-        *exponents(given, rng),
+        *exponents(given, scales_of, rng),
         *ratios(given),
         *overlaps(given),
         *damped(given),
@@ -93,7 +94,7 @@ def align(measured: Measured, *, rng: np.random.Generator) -> tuple[Metric, ...]
         *traces(given),
         *eigenvalues(given),
         *variances(given),
-        *scale_rows(given),
+        *scale_rows(given, scales_of),
     ]
     if not is_heavy(alpha):
         return tuple(rows)
