@@ -9,6 +9,9 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Before NumPy is loaded: on a busy machine threads that share one small matrix wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def quiet_environment() -> Iterator[None]:

@@ -293,6 +293,20 @@ def test_the_demo_says_at_once_what_to_install(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_analysis_takes_one_thread_a_matrix_unless_told_otherwise(
+    capsys: Capture, make_dump: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump = make_dump()
+    for given, expected in ((None, "1"), ("2", "2")):
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+        if given is not None:
+            monkeypatch.setenv("OPENBLAS_NUM_THREADS", given)
+        assert run(capsys, "show", dump)[0] == Exit.DONE
+        assert os.environ["OPENBLAS_NUM_THREADS"] == expected
+    done = _python("import sys, gradnoise.cli; print('numpy' in sys.modules)")  # which reads it when it is loaded
+    assert done.stdout.split() == ["False"]
+
+
 def test_help_loads_nothing_heavy() -> None:
     program = (
         "import sys\nfrom gradnoise.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"

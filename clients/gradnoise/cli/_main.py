@@ -38,6 +38,10 @@ exit codes:
 _EXTRAS = {"demo": "demo", "measure": "torch,analyzer"}
 
 
+# Commands that run a training's own code, whose threads are its own business.
+_TRAINING = ("demo", "measure")
+
+
 def _version() -> str:
     from importlib.metadata import version
 
@@ -76,6 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; by default the process's.
     """
     args = _parser().parse_args(argv)
+    if args.command not in _TRAINING:
+        # Before NumPy is loaded. Windows are analysed side by side, and the matrices of each are small: on a busy machine
+        # the threads of one wait for each other (20 ms of eigenvalues took 2 s).
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return int(args.run(args))
     except BrokenPipeError:
