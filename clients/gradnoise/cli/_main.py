@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     if args.command not in _TRAINING:
-        # Before NumPy is loaded. Windows are analysed side by side, and the matrices of each are small: on a busy machine
+        # Before NumPy is loaded. Windows are analysed side by side, and their matrices are small: on a busy machine
         # the threads of one wait for each other (20 ms of eigenvalues took 2 s).
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
