@@ -98,6 +98,23 @@ def test_overlap_is_that_of_the_sample_covariance() -> None:
     assert value(found, Name.SUBSPACE_OVERLAP_SELF) == pytest.approx(own, abs=1e-5)
 
 
+def test_overlap_of_a_spectrum_wider_than_single_precision() -> None:
+    c = 10.0 ** -np.arange(0.0, 20.0, 0.5)
+    u = aligned(c, 256, 3)
+    found = rows(measured(HESSIAN, u, GRADIENT, 15))
+    assert value(found, Name.SUBSPACE_OVERLAP) > 0.95
+
+
+def test_one_eigenpair() -> None:
+    found = rows(measured(HESSIAN, aligned(0.1 * LAMBDA, K, 4), GRADIENT, 1, probes=16))
+    for name in (Name.GAMMA, Name.PEARSON, Name.SPEARMAN, Name.SLOPE, Name.OFF_DIAGONAL):
+        assert found[name, None].status is Status.TOO_FEW_VALUES
+        assert "1" in found[name, None].reason
+    for name in (Name.SUBSPACE_OVERLAP, Name.SUBSPACE_ENERGY, Name.PROJECTION_COEFFICIENT, Name.MATRIX_COSINE):
+        assert found[name, None].status is Status.OK
+    assert 0 <= value(found, Name.SUBSPACE_OVERLAP) <= 1
+
+
 def test_error_of_the_overlap_is_its_spread() -> None:
     values, errors = [], []
     for seed in range(60):
@@ -255,6 +272,16 @@ def test_tic_of_dense_blocks() -> None:
     delta = 1e-2 * LAMBDA[0]
     truth = 10 * np.trace(np.linalg.solve(HESSIAN + delta * np.eye(D), u.T @ u / K))
     assert value(found, Name.TIC_DAMPED, 2) == pytest.approx(truth)
+    null = found[Name.TIC_DAMPED, 2].null
+    assert null is not None
+    assert null.value == pytest.approx(10 * np.trace(u.T @ u / K) * np.mean(1 / (LAMBDA + delta)))
+    inside = 0
+    for seed in range(100):
+        v = np.random.default_rng(seed).standard_normal((K, D))
+        row = rows(measured(HESSIAN, v, GRADIENT, TOP, block=HESSIAN, block_noise=v))[Name.TIC_DAMPED, 2]
+        assert row.null is not None
+        inside += row.null.low <= row.estimate.value <= row.null.high
+    assert inside >= 86
     few = rows(measured(HESSIAN, u, GRADIENT, TOP, block=HESSIAN[:5, :5], block_noise=u[:, :5]))
     assert any("5 of 40 coordinates" in text for text in few[Name.TIC_DAMPED, 1].estimate.warnings)
     indefinite = rows(measured(HESSIAN, u, GRADIENT, TOP, block=HESSIAN - 2 * np.eye(D), block_noise=u))

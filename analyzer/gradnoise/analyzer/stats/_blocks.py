@@ -9,10 +9,12 @@ import numpy as np
 from gradnoise.analyzer.stats._estimate import Status
 from gradnoise.analyzer.stats._metric import Metric, Name, missing
 from gradnoise.analyzer.stats._moments import jackknife_means, ties
+from gradnoise.analyzer.stats._nulls import ISOTROPIC, positive_null
 from gradnoise.analyzer.stats._ratios import row
 from gradnoise.analyzer.stats._setting import MIN_DRAWS
 
 if TYPE_CHECKING:
+    from gradnoise.analyzer.stats._estimate import Estimate, Floats
     from gradnoise.analyzer.stats._setting import Setting
 
 __all__ = ["DAMPINGS", "damped"]
@@ -51,9 +53,18 @@ def damped(given: Setting) -> list[Metric]:
             reason = f"H + δ has a negative eigenvalue: {values[0]:.3g} + {delta:.3g}"
             rows.append(missing(Name.TIC_DAMPED, Status.DEGENERATE, reason, index=j))
             continue
-        of_draws = given.scale * ties(measured).scale * jackknife_means((along / (values + delta)).sum(axis=1))
+        inverse = 1.0 / (values + delta)
+        null = _isotropic(inverse, given.scale * ties(measured).scale * float(along.sum()) / len(noise), len(noise))
+        of_draws = given.scale * ties(measured).scale * jackknife_means(along @ inverse)
         method = f"dense blocks, δ = {delta:.3g}, delete-one jackknife"
         rows.append(
-            row(Name.TIC_DAMPED, of_draws, method=method, reference=_SOURCE, null=None, warnings=warnings, index=j)
+            row(Name.TIC_DAMPED, of_draws, method=method, reference=_SOURCE, null=null, warnings=warnings, index=j)
         )
     return rows
+
+
+def _isotropic(inverse: Floats, trace: float, draws: int) -> Estimate:
+    """Of isotropic noise of the same trace: Tr C · mean of the eigenvalues of (H + δ)⁻¹."""
+    mean = float(inverse.mean())
+    relative = 2.0 * float(inverse.var()) / mean**2 / len(inverse) / draws
+    return positive_null(trace * mean, relative, draws, ISOTROPIC)
