@@ -161,6 +161,14 @@ def test_more_eigenvalues_than_a_server_works_through_fail_by_name(tmp_path: Pat
     assert "4097 eigenvalues: at most 4096" in rows[0].reason
 
 
+def test_texts_without_end_are_cut(tmp_path: Path) -> None:
+    long = "x" * 100_000
+    batch = curvature_batch([hessian(part=long, notes=(long,) * 100), hessian(part=long)])
+    rows = aligned(recorded(tmp_path, batch=_cell(batch, "kind", long)))
+    assert max(len(text) for row in rows for text in (row.part, row.kind, row.reason, *row.warnings)) < 1000
+    assert max(len(row.warnings) for row in rows) < 20
+
+
 def test_a_window_whose_measurements_are_lost_says_so(tmp_path: Path) -> None:
     window = recorded(tmp_path, hessian(3))  # another window's
     (row,) = aligned(window)
@@ -182,6 +190,20 @@ def test_ranks_measure_each_for_itself(tmp_path: Path) -> None:
     assert warned == {
         (f"of rank {rank}", f"of rank {rank} of 2 alone, and of the data that it went through") for rank in (0, 1)
     }
+
+
+def test_a_measurement_that_is_closed_first_does_not_part_the_ranks_of_its_job(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        writer = DumpWriter(tmp_path, WIDE)
+        writer.append(Table.CURVATURE, curvature_batch([hessian(3)]))
+        writer.append(Table.WINDOWS, closing(3, scope="process", job="j" * 32, rank=rank, world_size=2))
+        writer.append(Table.DRAWS, draws_batch(range(40), seed=rank, info=WIDE))
+        writer.append(Table.WINDOWS, rank_window_batch(0, 40, rank, info=WIDE, job="j" * 32))
+        writer.close()
+    windows = list(read_windows(Dump(tmp_path)))
+    assert sorted((window.closed.kind, window.closed.recorded) for window in windows) == [
+        ("burst", 80), ("curvature", 0), ("curvature", 0),
+    ]  # fmt: skip
 
 
 def ordinary(path: Path, *, kind: str = "burst", draws: int = 60, dataset_size: int | None = None) -> Window:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from gradnoise.wire.results import Steps
 
@@ -27,12 +27,14 @@ class StoredTable:
         name: of the table in the database.
         schema: of the rows.
         filters: columns by which :meth:`select` may be asked for rows.
+        listed: a column whose texts :meth:`texts` lists, if there is one.
     """
 
-    def __init__(self, name: str, schema: pa.Schema, filters: tuple[str, ...]) -> None:
+    def __init__(self, name: str, schema: pa.Schema, filters: tuple[str, ...], *, listed: str | None = None) -> None:
         self._name = name
         self._schema = schema
         self._filters = filters
+        self._listed = listed
         self._columns = ", ".join(f'"{field.name}"' for field in schema)
 
     @property
@@ -43,10 +45,16 @@ class StoredTable:
             for field in self._schema
         )
         chosen = ", ".join(f'"{name}"' for name in self._filters)
+        listed = (
+            ""
+            if self._listed is None
+            else f'CREATE INDEX {self._name}_by_kind ON {self._name} (run, kind, "{self._listed}");'
+        )
         return f"""
             CREATE TABLE {self._name} ({columns});
             CREATE INDEX {self._name}_by_run ON {self._name} (run, "row");
             CREATE INDEX {self._name}_by_choice ON {self._name} (run, {chosen}, "row");
+            {listed}
         """
 
     def insert(self, connection: sqlite3.Connection, table: pa.Table) -> None:
@@ -95,13 +103,11 @@ class StoredTable:
         arrays = [_from_sql(field, values) for field, values in zip(self._schema, columns, strict=True)]
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
-    def texts(self, connection: sqlite3.Connection, run: str, name: str, kinds: Iterable[str]) -> Iterator[str]:
-        """Yield what a column of texts holds in a run's rows of some kinds, each text once."""
-        chosen = list(kinds)
-        places = ", ".join("?" * len(chosen))
-        query = f'SELECT DISTINCT "{name}" FROM {self._name} WHERE run = ? AND kind IN ({places}) ORDER BY "{name}"'
-        for (text,) in connection.execute(query, [run, *chosen]):
-            yield text
+    def texts(self, connection: sqlite3.Connection, run: str, kinds: Sequence[str]) -> list[str]:
+        """Return what the listed column holds in a run's rows of some kinds, each text once."""
+        places = ", ".join("?" * len(kinds))
+        query = f'SELECT DISTINCT "{self._listed}" FROM {self._name} WHERE run = ? AND kind IN ({places}) ORDER BY 1'
+        return [text for (text,) in connection.execute(query, [run, *kinds])]
 
 
 def _sql_type(field: pa.Field) -> str:

@@ -38,6 +38,9 @@ METRICS: tuple[str, ...] = (LOSS, *map(str, Name), *map(str, Landscape))
 
 _MOST = 4096
 """Eigenvalues of a measurement, and measurements of a window, that are analysed: what a job sends is not trusted."""
+_NOTES = 16
+_LONGEST = 500
+"""Notes of a measurement, and characters of a text of it, that its rows repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +141,19 @@ def _scales(window: Window) -> Iterator[AlignmentRow]:
 def _measurements(window: Window) -> Iterator[AlignmentRow]:
     closed = window.closed
     for measured in window.curvature[:_MOST]:
-        warnings = (*window.notes, *_one_rank(closed), *measured.notes)
-        subject = _Subject(closed, measured.part, measured.kind, measured.dimension, measured.draws or 0, warnings)
+        notes = (note[:_LONGEST] for note in measured.notes[:_NOTES])
+        warnings = (*window.notes, *_one_rank(closed), *notes)
+        subject = _Subject(
+            closed, measured.part[:_LONGEST], measured.kind, measured.dimension, measured.draws or 0, warnings
+        )
         try:
             rows = list(_rows(subject, measured))
         except Exception as error:  # whatever a measurement holds: a row that says so, and the next measurement
             rows = [_failed(subject, error)]
         yield from rows
     for broken in window.unreadable[:_MOST]:
-        yield _Subject(closed, broken.part, broken.kind, 0, 0, window.notes).failed(
-            f"the measurement contradicts itself: {broken.reason}"
-        )
+        subject = _Subject(closed, broken.part[:_LONGEST], broken.kind[:_LONGEST], 0, 0, window.notes)
+        yield subject.failed(f"the measurement contradicts itself: {broken.reason[:_LONGEST]}")
     left = len(window.curvature[_MOST:]) + len(window.unreadable[_MOST:])
     if left:
         yield failed_row(closed, f"{left} more measurements in this window are left out: at most {_MOST} are analysed")

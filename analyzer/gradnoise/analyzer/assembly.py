@@ -204,8 +204,8 @@ def _by_job(closing: Mapping[str, list[ClosedWindow]]) -> list[list[str]]:
     """Return the producers, those that have a window in common side by side."""
     found: dict[str, list[str]] = {}
     for name, windows in closing.items():
-        # A producer is of one job, all its life.
-        job = next((meeting(closed)[1] for closed in windows if closed.job is not None), name)
+        # A producer is of one job, all its life; windows that are its own, such as probes, do not say so.
+        job = next((at for _, at, _ in map(meeting, windows) if at != name), name)
         found.setdefault(job, []).append(name)
     return list(found.values())
 

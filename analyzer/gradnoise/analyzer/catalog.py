@@ -29,7 +29,7 @@ __all__ = ["Catalog"]
 _log = logging.getLogger(__name__)
 _VERSION = 4
 _TAIL = StoredTable("results", TAIL_SCHEMA, ("group", "form"))
-_ALIGNMENT = StoredTable("alignment", ALIGNMENT_SCHEMA, ("part", "metric"))
+_ALIGNMENT = StoredTable("alignment", ALIGNMENT_SCHEMA, ("part", "metric"), listed="part")
 _SCHEMA = f"""
 {_TAIL.definition}
 {_ALIGNMENT.definition}
@@ -159,7 +159,7 @@ class Catalog:
     def parts(self, run: str) -> list[str]:
         """Return the parts of a run's model whose curvature was measured."""
         with self._reader() as connection:
-            return list(_ALIGNMENT.texts(connection, run, "part", CURVATURE_KINDS))
+            return _ALIGNMENT.texts(connection, run, CURVATURE_KINDS)
 
     def wait(self, row: int, timeout: float) -> bool:
         """Wait until a row above ``row`` is stored, :meth:`wake` is called or ``timeout`` seconds pass."""

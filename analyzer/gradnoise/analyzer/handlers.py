@@ -241,12 +241,15 @@ def _check_alignment(service: Service, query: AlignmentQuery, *, waiting: bool =
     info = service.store.info(query.run)
     if query.metric and query.metric not in METRICS:
         raise InvalidRequestError(f"no metric {query.metric!r}; the metrics are: {', '.join(METRICS)}")
-    measured = service.catalog.parts(query.run)
-    parts = dict.fromkeys([MODEL_GROUP, *measured, *(group.name for group in info.groups)])
-    # The first measurement brings all its parts at once: before it there is nothing to tell a wrong one by.
-    if query.part and query.part not in parts and not (waiting and not measured):
-        raise UnknownPartError(f"no part {query.part!r} in run {query.run!r}; its parts are: {', '.join(parts)}")
     _check_steps(query.first_step, query.last_step)
+    groups = [group.name for group in info.groups]
+    if not query.part or query.part in (MODEL_GROUP, *groups):
+        return
+    measured = service.catalog.parts(query.run)
+    # The first measurement brings all its parts at once: before it there is nothing to tell a wrong one by.
+    if query.part not in measured and not (waiting and not measured):
+        parts = dict.fromkeys([MODEL_GROUP, *measured, *groups])
+        raise UnknownPartError(f"no part {query.part!r} in run {query.run!r}; its parts are: {', '.join(parts)}")
 
 
 def _check_steps(first: int | None, last: int | None) -> None:
