@@ -6,7 +6,9 @@ above and below it, and the mean error of the value in units of its spread over 
 degrees of freedom, whose kurtosis is 6. Promised for normal noise and 64 draws or more: 91 % or more in every cell,
 and at most 99 % but for correlations and what is cut at the end of its range.
 
-Then the noise scale from draws alone: 400 of 4000 coordinates, in the ways that draws come.
+Then the noise scale from draws alone: 400 of 4000 coordinates, in the ways that draws come. Last SαS noise along H's
+eigenvectors with scales σ_i² = λ_i: how often it is warned of, and how often the robust exponent holds 1. Promised: at
+α ≤ 1.7 always (99 %), at α = 2 in at most 5 %; the robust exponent covers 91 % or more.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradnoise.analyzer.stats import Status, alignment, noise_scale
+from gradnoise.analyzer.stats import Status, alignment, noise_scale, stable
 from gradnoise.analyzer.stats.alignment import Measured, Name, Sampling
 from gradnoise.analyzer.stats.noise_scale import Gradients
 
@@ -206,6 +208,34 @@ def noise_scales() -> list[str]:
     return missed
 
 
+def heavy(alpha: float, draws: int, repeats: int) -> tuple[float, float, float]:
+    """Share of warned measurements, coverage of the robust exponent, and mean α̂."""
+    rng = np.random.default_rng([11, draws])
+    values = 5.0 * np.arange(1.0, 61.0) ** -1.2
+    warned, inside, readings = 0, 0, []
+    for _ in range(repeats):
+        u = stable.rvs(alpha, 1.0, (draws, 60), rng) * np.sqrt(values)
+        given = Measured(60, values[:20], np.zeros(20), u @ u.T, u[:, :20], u**2 @ values)
+        rows = {row.name: row for row in alignment.align(given, rng=rng) if row.index is None}
+        warned += any("heavy tails" in text for text in rows[Name.GAMMA].estimate.warnings)
+        inside += rows[Name.GAMMA_ROBUST].estimate.low <= 1.0 <= rows[Name.GAMMA_ROBUST].estimate.high
+        readings.append(rows[Name.ALPHA].estimate.value)
+    return warned / repeats, inside / repeats, float(np.nanmean(readings))
+
+
+def heavy_tails() -> list[str]:
+    """Print the table of heavy tails; return what is out of its band."""
+    missed = []
+    print("\n| α | draws | warned | robust exponent covers | mean α̂ |\n|---|---|---|---|---|")
+    for alpha in (1.3, 1.7, 1.9, 2.0):
+        for draws in (64, 256):
+            warned, covered, reading = heavy(alpha, draws, REPEATS // 2)
+            print(f"| {alpha} | {draws} | {100 * warned:.1f} | {100 * covered:.1f} | {reading:.3f} |", flush=True)
+            if covered < 0.91 or (alpha <= 1.7 and warned < 0.99) or (alpha == 2.0 and warned > 0.05):
+                missed.append(f"α = {alpha}, K = {draws}: warned {warned:.3f}, covered {covered:.3f}")
+    return missed
+
+
 def main() -> None:
     """Print the tables; assert the bands."""
     missed = []
@@ -224,6 +254,7 @@ def main() -> None:
                 missed.append(f"{name}, {law}, K = {draws}: {tally.inside / max(n, 1):.3f}")
         print(f"| {name} | {' | '.join(row)} |", flush=True)
     missed += noise_scales()
+    missed += heavy_tails()
     assert not missed, "; ".join(missed)
 
 
