@@ -45,7 +45,8 @@ def anisotropic_noise(
         batch_size: of the training and of the noise; minibatches are drawn with replacement.
         top: eigenpairs.
         draws: minibatch gradients a measurement.
-        vectors: how many vectors of the model's dimension may be held; ``top + draws + 3`` take no gradient twice.
+        vectors: how many vectors of the model's dimension may be held. By default all draws are, where that takes less
+            than 256 MiB; ``top + 6`` where it does not, and then gradients are taken again.
         seed: of the minibatches and of every other random choice.
 
     Returns:

@@ -44,7 +44,8 @@ def hessian_covariance(
         draws: minibatch gradients for each batch size.
         matrix: ``hessian``, or ``gauss_newton``, for cross-entropy the Fisher matrix of the model's own labels.
         mode: of the modules meanwhile, ``eval`` or ``train``.
-        vectors: how many vectors of the model's dimension may be held; ``top + draws + 3`` take no gradient twice.
+        vectors: how many vectors of the model's dimension may be held. By default all draws are, where that takes less
+            than 256 MiB; ``top + 6`` where it does not, and then gradients are taken again.
         seed: of every random choice.
 
     Returns:

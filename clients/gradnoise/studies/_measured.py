@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Examples", "Measurement", "Plan", "aligned_row", "whole_number"]
 
 _PASS = 1024  # examples in a minibatch of the pass that makes F, its gradient and the products
+_ROOM = 256 << 20  # bytes of vectors of the model's dimension that are taken without being asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +108,19 @@ class Examples:
                 draws=plan.draws,
                 matrix=plan.matrix,
                 mode=plan.mode,
-                vectors=plan.vectors,
+                vectors=plan.vectors or self._vectors(plan),
                 seed=plan.seed,
             )
         except CurvatureError as error:
             raise StudyError(f"the curvature cannot be measured: {error}") from error
         return aligned_row(replace(row, step=step, replacement=True))
+
+    def _vectors(self, plan: Plan) -> int | None:
+        """Return how many vectors take no gradient twice, if they are small; else None, the fewest."""
+        enough = plan.top + plan.draws + 6
+        chosen = [each for each in self.model.parameters() if each.requires_grad]
+        size = sum(each.numel() * each.element_size() for each in chosen)
+        return enough if enough * size <= _ROOM else None
 
 
 def aligned_row(row: CurvatureRow) -> Measurement:
