@@ -189,3 +189,28 @@ def test_tables_part_producers_and_tell_a_failure_once() -> None:
         "hessian of * (5 parameters) at step 0, producer aaaaaaaa\nfailed: because [loss]\n\n"
         "hessian of * (5 parameters) at step 0, producer bbbbbbbb\nfailed: because [loss]"
     )
+
+
+def test_alignment_is_exported_as_scalars(capsys: Capture, dump: Path, analyzer: str, tmp_path: Path) -> None:
+    from .test_export import tensorboard_scalars, tensorboard_texts
+
+    rows = lines(run(capsys, "align", dump, "--json", "--part", "*", "--metric", "eigenvalue")[1])
+    for name in (dump, "wide"):
+        argv = ("export", name, "--tensorboard", tmp_path / str(name is dump), "--alignment", "--part", "*")
+        code, out, _ = run(capsys, *argv, "--metric", "eigenvalue")
+        assert (code, out) == (Exit.DONE, "72 numbers of 24 rows written, 0 were there already\n")
+        ((place,),) = [tuple((tmp_path / str(name is dump) / "wide").iterdir())]
+        found = tensorboard_scalars(place)
+        assert set(found) == {
+            f"gradnoise/eigenvalue-{index}/whole_model/hessian/{number}"
+            for index in range(12)
+            for number in ("value", "low", "high")
+        }
+        third = [row for row in rows if row["index"] == 3]
+        steps, values = zip(*found["gradnoise/eigenvalue-3/whole_model/hessian/value"], strict=True)
+        assert list(steps) == [row["last_step"] for row in third]
+        assert list(values) == pytest.approx([row["value"] for row in third])
+        text = tensorboard_texts(place)["gradnoise/eigenvalue-3/whole_model/hessian/verdict"]
+        assert text == [(100, "lambda_i"), (200, "lambda_i")]
+    for wrong in (["--metric", "gamma"], ["--alignment", "--form", "standardized"], ["--alignment", "--group", "*"]):
+        assert run(capsys, "export", dump, "--tensorboard", tmp_path / "x", *wrong)[0] == Exit.USAGE

@@ -7,11 +7,12 @@ import dataclasses
 import os
 from typing import TYPE_CHECKING
 
-from gradnoise.cli._exit import Exit
+from gradnoise.cli._exit import CommandError, Exit
 from gradnoise.cli._output import emit, emit_json, note
 from gradnoise.cli._source import (
     add_endpoint,
     connect,
+    dump_alignment,
     dump_path,
     dump_rows,
     examine,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
+    from gradnoise.client import Client
     from gradnoise.export import ExportReport, Target
 
 __all__ = ["add"]
@@ -35,10 +37,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
     parser = commands.add_parser(
         "export",
         parents=[common],
-        help="write a run's tail indices as scalars to TensorBoard, Weights & Biases or MLflow",
+        help="write a run's results as scalars to TensorBoard, Weights & Biases or MLflow",
         description="Writes alpha, its interval, what Gaussian noise reads and the scale, of every window that carries "
-        "an estimate, at the window's last step. Exporting again adds to TensorBoard and MLflow what is not there yet; "
-        "W&B gets a new run each time.",
+        "an estimate, at the window's last step; with --alignment the numbers that 'gradnoise align' prints. Exporting "
+        "again adds to TensorBoard and MLflow what is not there yet; W&B gets a new run each time.",
     )
     parser.add_argument("name", metavar="RUN", help="a run id, or a dump's path")
     where = parser.add_mutually_exclusive_group(required=True)
@@ -47,6 +49,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
     where.add_argument("--mlflow", metavar="URI", help="a tracking URI; the experiment is $MLFLOW_EXPERIMENT_NAME")
     parser.add_argument("--form", choices=FORM_NAMES, help="only this form; the last three are of the full plan")
     parser.add_argument("--group", help="only this parameter group; '*' is the whole model")
+    parser.add_argument(
+        "--alignment",
+        action="store_true",
+        help="instead of tail indices, what was measured of the curvature, and the noise scales",
+    )
+    parser.add_argument("--part", help="with --alignment: only this part of the model")
+    parser.add_argument("--metric", help="with --alignment: only this metric")
     parser.add_argument("--steps", type=steps, metavar="A:B", help="only windows that overlap these steps")
     parser.add_argument("--follow", "-f", action="store_true", help="go on with new rows as windows are analysed")
     add_endpoint(parser)
@@ -54,18 +63,36 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: a
 
 
 def _run(args: argparse.Namespace) -> int:
+    _check(args)
     path = dump_path(args.name)
     if path is None:
         with connect(args) as client:
             if args.follow:
-                return _export(args, client.watch(args.name, form=args.form, group=args.group))
-            table = client.tail(args.name, form=args.form, group=args.group, steps=args.steps)
+                return _export(args, _watched(args, client))
+            table = (
+                client.alignment(args.name, args.part, args.metric, args.steps)
+                if args.alignment
+                else client.tail(args.name, form=args.form, group=args.group, steps=args.steps)
+            )
         return _export(args, table.to_pylist())
     dump = open_dump(path)
-    ended = _export(args, dump_rows(args, dump))
+    ended = _export(args, dump_alignment(args, dump) if args.alignment else dump_rows(args, dump))
     if args.follow:
         examine(dump)  # following does not judge: what is unfinished may still be finished
     return report_problems(dump) or ended
+
+
+def _check(args: argparse.Namespace) -> None:
+    chosen = {f"--{name}": getattr(args, name) for name in ("form", "group", "part", "metric")}
+    for name in ("--form", "--group") if args.alignment else ("--part", "--metric"):
+        if chosen[name] is not None:
+            raise CommandError(Exit.USAGE, f"{name} is {'not for' if args.alignment else 'for'} --alignment")
+
+
+def _watched(args: argparse.Namespace, client: Client) -> Iterator[dict[str, Any]]:
+    if args.alignment:
+        return client.watch_alignment(args.name, args.part, args.metric, args.steps)
+    return client.watch(args.name, form=args.form, group=args.group)
 
 
 def _export(args: argparse.Namespace, rows: Iterable[Mapping[str, Any]]) -> Exit:

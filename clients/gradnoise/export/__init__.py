@@ -10,8 +10,19 @@ Every target loads its library when it is made; none of them is needed otherwise
 from gradnoise.export._errors import ExportError
 from gradnoise.export._export import ExportReport, export
 from gradnoise.export._mlflow import MLflow
-from gradnoise.export._scalars import NUMBERS, Scalars, Target
+from gradnoise.export._scalars import ALIGNMENT_NUMBERS, NUMBERS, Scalars, Target
 from gradnoise.export._tensorboard import TensorBoard
 from gradnoise.export._wandb import WandB
 
-__all__ = ["NUMBERS", "ExportError", "ExportReport", "MLflow", "Scalars", "Target", "TensorBoard", "WandB", "export"]
+__all__ = [
+    "ALIGNMENT_NUMBERS",
+    "NUMBERS",
+    "ExportError",
+    "ExportReport",
+    "MLflow",
+    "Scalars",
+    "Target",
+    "TensorBoard",
+    "WandB",
+    "export",
+]

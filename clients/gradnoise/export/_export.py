@@ -39,8 +39,9 @@ def export(
     """Write results to a target, row by row as they come: also those of a watch that never ends.
 
     Args:
-        rows: rows of :data:`gradnoise.wire.results.TAIL_SCHEMA`, by column name: ``Client.tail(...).to_pylist()``,
-            ``Client.watch(...)``, or the tail tables of ``analyse_dump``.
+        rows: rows of :data:`gradnoise.wire.results.TAIL_SCHEMA` or :data:`~gradnoise.wire.results.ALIGNMENT_SCHEMA`,
+            by column name: ``Client.tail(...).to_pylist()``, ``Client.watch_alignment(...)``, or the tables of
+            ``analyse_dump``.
         target: where to.
         on_row: told how far the export is, after each row.
 

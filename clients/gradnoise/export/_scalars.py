@@ -7,16 +7,20 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from gradnoise.analyzer.explain_alignment import explain_row
 from gradnoise.wire.results import MODEL_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-__all__ = ["NUMBERS", "READABLE", "WHOLE_MODEL", "Scalars", "Target", "scalars_of"]
+__all__ = ["ALIGNMENT_NUMBERS", "NUMBERS", "READABLE", "WHOLE_MODEL", "Scalars", "Target", "scalars_of"]
 
 NUMBERS = ("alpha", "alpha_low", "alpha_high", "null_alpha", "scale")
-"""The columns of a result that are exported, where they are not null."""
+"""The columns of a tail row that are exported, where they are not null."""
+
+ALIGNMENT_NUMBERS = ("value", "low", "high", "null_value")
+"""Those of an alignment row."""
 
 READABLE = ("ok", "at_boundary")
 """The statuses of rows that may be taken as they are."""
@@ -30,16 +34,17 @@ _FORBIDDEN = re.compile(r"[^A-Za-z0-9_\-. /]")
 
 @dataclass(frozen=True, slots=True)
 class Scalars:
-    """What is exported of one row: one window, group and form.
+    """What is exported of one row: one window, group and form, or part and metric.
 
     Attributes:
         run, producer: which training process; every pair of them is a run of its own in the tools.
         name: ``gradnoise/<form>/<group>/<kind>``: kinds (burst, probe, microbatch) are kept apart, for they measure at
-            moving and at frozen parameters.
+            moving and at frozen parameters. Of alignment ``gradnoise/<metric>/<part>/<kind>``, with the number of the
+            eigenvector behind the metric where it has one.
         step: the window's last step.
         time: when the window was analysed, seconds since 1970.
-        numbers: those of :data:`NUMBERS` that are there.
-        verdict: in words, with the status where it is not ok.
+        numbers: those of :data:`NUMBERS`, or :data:`ALIGNMENT_NUMBERS`, that are there.
+        verdict: in words, with the status where it is not ok; of alignment what the number says.
     """
 
     run: str
@@ -68,18 +73,27 @@ class Target(Protocol):
 
 
 def scalars_of(row: Mapping[str, Any]) -> Scalars | None:
-    """Return what is exported of a row of ``TAIL_SCHEMA``, by column name; None for one not to be taken as it is."""
+    """Return what is exported of a row of ``TAIL_SCHEMA`` or ``ALIGNMENT_SCHEMA``, by column name.
+
+    None for one not to be taken as it is.
+    """
     if row["status"] not in READABLE:
         return None
-    group = WHOLE_MODEL if row["group"] == MODEL_GROUP else _FORBIDDEN.sub("-", row["group"])
+    if "metric" in row:
+        metric = row["metric"] if row["index"] is None else f"{row['metric']}-{row['index']}"
+        return _scalars(row, metric, row["part"], ALIGNMENT_NUMBERS, explain_row(row))
     verdict = row["verdict"] if row["status"] == "ok" else f"{row['verdict']} ({row['status']})"
-    numbers = {name: row[name] for name in NUMBERS if row[name] is not None and math.isfinite(row[name])}
+    return _scalars(row, row["form"], row["group"], NUMBERS, verdict)
+
+
+def _scalars(row: Mapping[str, Any], what: str, of: str, numbers: tuple[str, ...], verdict: str) -> Scalars:
+    of = WHOLE_MODEL if of == MODEL_GROUP else _FORBIDDEN.sub("-", of)
     return Scalars(
         run=row["run"],
         producer=row["producer"],
-        name=f"gradnoise/{row['form']}/{group}/{row['kind']}",
+        name=f"gradnoise/{what}/{of}/{row['kind']}",
         step=row["last_step"],
         time=row["analysed_at"].timestamp(),
-        numbers=numbers,
+        numbers={name: row[name] for name in numbers if row[name] is not None and math.isfinite(row[name])},
         verdict=verdict,
     )

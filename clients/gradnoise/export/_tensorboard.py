@@ -24,8 +24,9 @@ _FLUSH = 5  # seconds
 class TensorBoard:
     """Writes event files below a directory: ``<directory>/<run>/<first 8 letters of the producer>``.
 
-    Numbers are scalars ``gradnoise/<form>/<group>/<kind>/<number>`` at the window's last step, the verdict is a text
-    beside them. Exporting again adds only what is not there yet: the event files of earlier exports are read first.
+    Numbers are scalars ``gradnoise/<form>/<group>/<kind>/<number>``, of alignment
+    ``gradnoise/<metric>/<part>/<kind>/<number>``, at the window's last step; the verdict is a text beside them.
+    Exporting again adds only what is not there yet: the event files of earlier exports are read first.
 
     Args:
         directory: what ``tensorboard --logdir`` is given.
