@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -347,7 +348,6 @@ EVERY = set(Name) - {Name.EIGENVALUE, Name.VARIANCE, Name.SCALE2}
         {"gradient_norm2": math.nan, "gradient_quadratic": math.inf},
         {"gradient_norm2": None, "gradient_quadratic": None, "gradient_projections": np.empty(0)},
         {"gradient_quadratic": -1.0},
-        {"batch_size": 0},
         {"batch_size": 1000},
         {"batch_size": 5000, "sampling": Sampling.EPOCH},
         {"examples": None, "sampling": Sampling.EPOCH},
@@ -377,6 +377,53 @@ def test_every_row_comes_back_whatever_is_missing(change: dict[str, object], dra
         assert known or metric.reason, metric
         if draws < 8 and metric.name in (Name.TRACE_SIGMA, Name.GAMMA, Name.MATRIX_COSINE):
             assert not known
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_number_makes_it_crash(seed: int) -> None:
+    """Random shapes with NaN, infinity, 0 and the ends of double precision strewn in: rows, and reasons."""
+    rng = np.random.default_rng(seed)
+    odd = [np.nan, np.inf, -np.inf, 0.0, 1e300, -1e300, 1e-300]
+
+    def strewn(*shape: int) -> np.ndarray:
+        found = rng.standard_normal(shape) * 10.0 ** rng.integers(-5, 6)
+        if found.size and rng.random() < 0.3:
+            found.flat[rng.integers(0, found.size, rng.integers(1, 4))] = rng.choice(odd)
+        scaled: np.ndarray = found * (rng.choice([0.0, 1e-200, 1e150]) if rng.random() < 0.05 else 1.0)
+        return scaled
+
+    def one_of(*choices: Any) -> Any:
+        return choices[rng.integers(len(choices))]
+
+    for _ in range(60):
+        k, draws, width = int(rng.integers(0, 7)), int(rng.choice([0, 1, 3, 8, 9, 33])), int(rng.choice([0, 3]))
+        noise = rng.standard_normal((draws, k + 3))
+        with np.errstate(all="ignore"):
+            given = Measured(
+                dimension=k + int(rng.integers(1, 5)),
+                eigenvalues=strewn(k),
+                residuals=np.abs(strewn(k)),
+                gram=noise @ noise.T * strewn(1) if rng.random() < 0.5 else strewn(draws, draws),
+                projections=strewn(draws, k),
+                quadratic=strewn(draws),
+                gradient_norm2=one_of(None, 0.0, 1.0, np.nan, -1.0, 1e300),
+                gradient_quadratic=one_of(None, 0.0, 1.0, np.nan, -1.0),
+                trace_samples=(z := strewn(int(rng.integers(0, 4)))),
+                square_samples=z * z,
+                batch_size=one_of(None, 1, 100),
+                examples=one_of(None, 1, 10, 1000),
+                sampling=one_of(None, *Sampling),
+                replacement=one_of(None, True, False),
+                reference=one_of(*NoiseReference),
+                loss=one_of(np.nan, 0.0, 1.0),
+                matrix=one_of(*Matrix),
+                block=strewn(width, width),
+                block_noise=strewn(draws, width),
+            )
+        for metric in rows(given).values():
+            known = metric.status in (Status.OK, Status.AT_BOUNDARY)
+            assert math.isfinite(metric.estimate.value) == known, metric
+            assert known or metric.reason, metric
 
 
 def test_a_draw_with_nan_is_left_out_and_said() -> None:
@@ -439,5 +486,7 @@ def test_wrong_shapes_are_refused_by_name() -> None:
         Measured(5, np.ones(2), np.ones(2), np.eye(9), np.ones((9, 3)))
     with pytest.raises(InvalidInput, match="dimension"):
         Measured(0)
+    with pytest.raises(InvalidInput, match="batch_size: expected at least 1, or None"):
+        Measured(3, batch_size=0)
     with pytest.raises(InvalidInput, match="rng"):
         align(Measured(3), rng=7)  # type: ignore[arg-type]

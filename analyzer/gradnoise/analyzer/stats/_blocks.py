@@ -65,6 +65,6 @@ def damped(given: Setting) -> list[Metric]:
 
 def _isotropic(inverse: Floats, trace: float, draws: int) -> Estimate:
     """Of isotropic noise of the same trace: Tr C · mean of the eigenvalues of (H + δ)⁻¹."""
-    mean = float(inverse.mean())
-    relative = 2.0 * float(inverse.var()) / mean**2 / len(inverse) / draws
-    return positive_null(trace * mean, relative, draws, ISOTROPIC)
+    mean = inverse.mean()
+    relative = 2.0 * float(inverse.var() / mean**2) / len(inverse) / draws
+    return positive_null(trace * float(mean), relative, draws, ISOTROPIC)

@@ -29,7 +29,8 @@ class Known:
 
     def relative(self, power: float = 1.0) -> Part:
         """Error of the power of it, relative to the power."""
-        return Part(self.error.variance * (power / self.value) ** 2, self.error.freedom)
+        share = power * math.sqrt(self.error.variance) / self.value
+        return Part(share * share, self.error.freedom)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +43,23 @@ class Unknown:
 
 def _probed(exact: float, samples: Floats, whole: bool, what: str) -> Known | Unknown:
     """``exact``, the share of the eigenvectors, plus the mean of ``samples`` over probe vectors."""
+    if not math.isfinite(exact):
+        return Unknown(Status.NON_FINITE, f"NaN or infinity among the eigenpairs behind {what}")
     if whole:
         return Known(exact, Part(0.0, math.inf), 0, "sum over all eigenpairs")
     if samples.size == 0:
         return Unknown(Status.NOT_MEASURED, f"{what} needs probe vectors; none were measured")
     finite = samples[np.isfinite(samples)]
-    if finite.size < samples.size or not math.isfinite(exact):
+    if finite.size < samples.size:
         return Unknown(Status.NON_FINITE, f"NaN or infinity among the products behind {what}")
     if finite.size < 2:
         return Unknown(Status.TOO_FEW_VALUES, f"{what} from 1 probe vector has no error; take 2 or more, better 16")
+    value, variance = exact + float(finite.mean()), float(finite.var(ddof=1)) / finite.size
+    if not (math.isfinite(value) and math.isfinite(variance)):
+        return Unknown(Status.NON_FINITE, f"{what} is beyond the range of numbers")
     return Known(
-        exact + float(finite.mean()),
-        Part(float(finite.var(ddof=1)) / finite.size, finite.size - 1),
+        value,
+        Part(variance, finite.size - 1),
         finite.size,
         f"eigenpairs + {finite.size} probe vectors off them",
     )

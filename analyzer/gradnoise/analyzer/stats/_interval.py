@@ -61,21 +61,25 @@ def combined(
     method: str,
     reference: str = "",
     log: bool = False,
+    bias: float = 0.0,
     warnings: tuple[str, ...] = (),
 ) -> Estimate:
     """``value`` with the errors of all parts: Student's t with the degrees of freedom of Satterthwaite (1946).
 
-    ``log``: the parts are of ln(value), and so is the interval.
+    ``log``: the parts are of ln(value), and so is the interval. ``bias`` is what the interval is shifted back by; it is
+    extended to hold the value.
     """
     variance = math.fsum(part.variance for part in parts)
-    weight = math.fsum(part.variance**2 / part.freedom for part in parts)
-    freedom = variance**2 / weight if weight > 0 else math.inf
+    # Of shares: squares of variances would leave the range of numbers.
+    weight = math.fsum((part.variance / variance) ** 2 / part.freedom for part in parts) if variance > 0 else 0.0
+    freedom = 1.0 / weight if weight > 0 else math.inf
     se = math.sqrt(variance)
     margin = float(stdtrit(freedom, 0.975)) * se if math.isfinite(freedom) else 1.959963984540054 * se
     if log:
-        factor = math.exp(min(margin, _LARGEST))
-        return Estimate(value, value * se, value / factor, value * factor, n, method, reference, warnings)
-    return Estimate(value, se, value - margin, value + margin, n, method, reference, warnings)
+        low, high = (value * math.exp(min(max(end, -_LARGEST), _LARGEST)) for end in (-bias - margin, -bias + margin))
+        return Estimate(value, value * se, min(low, value), max(high, value), n, method, reference, warnings)
+    low, high = value - bias - margin, value - bias + margin
+    return Estimate(value, se, min(low, value), max(high, value), n, method, reference, warnings)
 
 
 def replicated(
@@ -89,14 +93,14 @@ def replicated(
     """The estimate of values (K + 1,), of all draws and without each, with the relative errors of ``others``.
 
     The interval is on the logarithm where all values are positive, and ``log`` allows it: the errors of squares and of
-    their ratios are skewed. Elsewhere it is symmetric.
+    their ratios are skewed. Elsewhere it is symmetric. It stands around the value freed of the jackknife's bias,
+    (K−1)(r̄ − value) (Quenouille 1956): the logarithm of an unbiased square lies low by half its variance.
     """
     n = len(values) - 1
     value = float(values[0])
     log = log and bool((values > 0).all())
-    unit = 1.0 if log else value**2
-    parts = (
-        jackknife_part(np.log(values) if log else values),
-        *(Part(part.variance * unit, part.freedom) for part in others),
-    )
-    return combined(value, parts, n=n, method=method, reference=reference, log=log, warnings=warnings)
+    unit = 1.0 if log else value * value  # value**2 raises where it overflows
+    scale = np.log(values) if log else values
+    bias = (n - 1) * float(scale[1:].mean() - scale[0])
+    parts = (jackknife_part(scale), *(Part(part.variance * unit, part.freedom) for part in others))
+    return combined(value, parts, n=n, method=method, reference=reference, log=log, bias=bias, warnings=warnings)

@@ -57,7 +57,8 @@ class Measured:
     a status.
 
     Raises:
-        InvalidInput: shapes that do not fit together (the message names which), a dimension below 1.
+        InvalidInput: shapes that do not fit together (the message names which); a dimension, batch size or number of
+            examples below 1.
     """
 
     dimension: int
@@ -122,7 +123,13 @@ class Measured:
                     f"got {found.shape}"
                 )
 
+        for name in ("batch_size", "examples"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise InvalidInput(f"{name}: expected at least 1, or None where unknown, got {count}")
+
     @property
     def draws(self) -> int:
         """K."""
-        return max(len(self.gram), len(self.projections), len(self.quadratic), len(self.block_noise))
+        parts = (self.gram, self.projections, self.quadratic, self.block_noise)
+        return max(len(part) if part.size else 0 for part in parts)

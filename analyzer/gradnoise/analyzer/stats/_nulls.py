@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 from scipy.special import chdtri
 
 from gradnoise.analyzer.stats._curved import Unknown
@@ -40,13 +41,14 @@ def relative_variance(given: Setting, trace: float, square: float, *, sampled: b
     d = given.measured.dimension
     if isinstance(given.trace, Unknown) or trace == 0:
         return math.nan
-    apart = max(square - trace**2 / d, 0.0) / trace**2
+    of_a = np.float64(trace) ** 2  # numpy's numbers leave their range without an error
+    apart = max(square / of_a - 1.0 / d, 0.0)
     draws = len(given.trace) - 1
     spread = 0.0
     if not isinstance(given.square, Unknown) and d > 1:
-        spread = max(float(given.square[0]) / float(given.trace[0]) ** 2 - 1.0 / d, 0.0)
+        spread = max(given.square[0] / given.trace[0] ** 2 - 1.0 / d, 0.0)
     frame = 2.0 * apart * spread * d**2 / ((d - 1.0) * (d + 2.0)) if d > 1 else 0.0
-    return frame + (2.0 * apart / draws if sampled else 0.0)
+    return float(frame + (2.0 * apart / draws if sampled else 0.0))
 
 
 def positive_null(value: float, relative: float, n: float, method: str = FRAME) -> Estimate:
@@ -78,7 +80,7 @@ def isotropic_square(given: Setting) -> Estimate | None:
     if isinstance(given.trace, Unknown):
         return None
     draws = len(given.trace) - 1
-    value = float(given.trace[0]) ** 2 / given.measured.dimension
+    value = float(given.trace[0] ** 2) / given.measured.dimension
     se = value * 2.0 / draws
     return Estimate(value, se, value - Z95 * se, value + Z95 * se, draws, ISOTROPIC)
 

@@ -111,12 +111,12 @@ def _finite_directions(measured: Measured) -> Floats:
 def _factor(measured: Measured) -> tuple[float, tuple[str, ...]]:
     """What makes C of Σ: E u uᵀ = C/B with replacement, C/B (n−B)/(n−1) without (also for the slices of a pass)."""
     batch, examples = measured.batch_size, measured.examples
-    if not batch:
+    if batch is None:
         return math.nan, ("batch size unknown: in units of batches, not of examples",)
     replacement = False if measured.sampling is Sampling.EPOCH else measured.replacement
     if replacement:
         return float(batch), ()
-    if not examples:
+    if examples is None:
         return float(batch), ("number of examples unknown: no finite-population factor (n-1)/(n-B)",)
     if replacement is None:
         return float(batch), ("with or without replacement unknown: no finite-population factor (n-1)/(n-B)",)

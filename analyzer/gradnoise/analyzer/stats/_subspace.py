@@ -59,8 +59,10 @@ def _leading(gram: Floats, count: int) -> tuple[Floats, Floats]:
     last = [size - count, size - 1]
     single = (gram / unit).astype(np.float32)
     values, vectors = eigh(single, subset_by_index=last, check_finite=False, overwrite_a=True)
-    if values[0] < _SINGLE * values[-1]:
+    if len(values) < count or values[0] < _SINGLE * values[-1]:
         values, vectors = eigh(gram / unit, subset_by_index=last, check_finite=False, overwrite_a=True)
+    if len(values) < count:  # LAPACK's way with numbers at the end of their range
+        return np.zeros(count), np.zeros((size, count))
     return unit * values[::-1].astype(np.float64), vectors[:, ::-1].astype(np.float64)
 
 
@@ -74,7 +76,7 @@ def _overlap(gram: Floats, projections: Floats, given: Setting, null: Estimate) 
     name, (draws, k) = Name.SUBSPACE_OVERLAP, projections.shape
     count = min(k + k // 2 + 5, draws)
     values, vectors = _leading(gram, count)
-    if values[k - 1] <= 1e-12 * values[0]:
+    if not values[k - 1] > 1e-12 * values[0]:
         reason = f"the draws span fewer than {k} directions"
         return missing(name, Status.TOO_FEW_DRAWS, reason, n=draws)
     along = vectors.T @ projections  # w_aᵀP, (count, k)
@@ -105,7 +107,7 @@ def _self_overlap(gram: Floats, k: int, given: Setting, null: Estimate) -> Metri
         reason = f"halves of {draws // 2} draws span at most as many directions; {k} need more draws"
         return missing(name, Status.TOO_FEW_DRAWS, reason, n=draws)
     (l_even, even), (l_odd, odd) = _leading(gram[::2, ::2], k), _leading(gram[1::2, 1::2], k)
-    if min(l_even[-1] / l_even[0], l_odd[-1] / l_odd[0]) <= 1e-12:
+    if not (l_even[-1] > 1e-12 * l_even[0] and l_odd[-1] > 1e-12 * l_odd[0]):
         return missing(name, Status.TOO_FEW_DRAWS, f"half of the draws span fewer than {k} directions", n=draws)
     cross = even.T @ gram[::2, 1::2] @ odd
     value = float((cross**2 / np.outer(l_even, l_odd)).sum()) / k

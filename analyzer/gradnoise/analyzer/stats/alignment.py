@@ -8,22 +8,21 @@ interval, and what the same number is without alignment.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+import math
+
+import numpy as np
 
 from gradnoise.analyzer.stats._blocks import damped
-from gradnoise.analyzer.stats._estimate import as_generator
+from gradnoise.analyzer.stats._estimate import Status, as_generator
 from gradnoise.analyzer.stats._exponent import exponents, log_scales, scale_rows
 from gradnoise.analyzer.stats._measured import Matrix, Measured, NoiseReference, Sampling
-from gradnoise.analyzer.stats._metric import Metric, Name
+from gradnoise.analyzer.stats._metric import Metric, Name, missing
 from gradnoise.analyzer.stats._projection_tails import heavy_warning, is_heavy, projection_alpha
 from gradnoise.analyzer.stats._ratios import ratios
 from gradnoise.analyzer.stats._scales import scales
 from gradnoise.analyzer.stats._setting import MIN_DRAWS, setting
 from gradnoise.analyzer.stats._subspace import overlaps
 from gradnoise.analyzer.stats._traces import eigenvalues, traces, variances
-
-if TYPE_CHECKING:
-    import numpy as np
 
 NEEDS_COVARIANCE = frozenset(
     {
@@ -81,25 +80,36 @@ def align(measured: Measured, *, rng: np.random.Generator) -> tuple[Metric, ...]
         InvalidInput: ``rng`` is no generator.
     """
     as_generator(rng)
-    given = setting(measured)
-    scales_of = log_scales(given)
-    alpha = projection_alpha(given)
-    rows = [
-        *exponents(given, scales_of, rng),
-        *ratios(given),
-        *overlaps(given),
-        *damped(given),
-        *scales(given),
-        alpha,
-        *traces(given),
-        *eigenvalues(given),
-        *variances(given),
-        *scale_rows(given, scales_of),
-    ]
+    # What leaves the range of numbers is found where rows are made, and gets a status.
+    with np.errstate(all="ignore"):
+        given = setting(measured)
+        scales_of = log_scales(given)
+        alpha = projection_alpha(given)
+        rows = [
+            *exponents(given, scales_of, rng),
+            *ratios(given),
+            *overlaps(given),
+            *damped(given),
+            *scales(given),
+            alpha,
+            *traces(given),
+            *eigenvalues(given),
+            *variances(given),
+            *scale_rows(given, scales_of),
+        ]
+    rows = [_in_range(row) for row in rows]
     if not is_heavy(alpha):
         return tuple(rows)
     warning = heavy_warning(alpha)
     return tuple(_warned(row, warning) if row.name in NEEDS_COVARIANCE else row for row in rows)
+
+
+def _in_range(row: Metric) -> Metric:
+    """``row``, or one without a value where numbers left their range on the way."""
+    if row.status not in (Status.OK, Status.AT_BOUNDARY) or math.isfinite(row.estimate.value):
+        return row
+    reason = "the numbers behind it are beyond the range of double precision"
+    return missing(row.name, Status.NON_FINITE, reason, index=row.index, n=row.estimate.n, method=row.estimate.method)
 
 
 def _warned(row: Metric, warning: str) -> Metric:
