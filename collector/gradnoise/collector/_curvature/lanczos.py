@@ -166,7 +166,7 @@ class _Lanczos:
         """Return the pairs at hand."""
         self._solve()
         k = min(self._k, self._size)
-        residuals = np.hypot(self._rest * self._states[-1, :k], self._lost)
+        residuals = np.hypot(self._estimates()[:k], self._lost)
         self._rotate(k)
         vectors, spare = self._rows[:k], self._rows[k:]
         values = self._values[:k].copy()
@@ -228,6 +228,11 @@ class _Lanczos:
         ranks = np.argsort(-np.abs(values) if self._order is Order.MAGNITUDE else -values, kind="stable")
         self._values, self._states = values[ranks], states[:, ranks]
 
+    def _estimates(self) -> NDArray[np.float64]:
+        """Return the residual of each Ritz pair: what couples it to the vector that follows."""
+        coupling: NDArray[np.float64] = np.abs(self._small[self._size, : self._size] @ self._states)
+        return coupling
+
     def _allowed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the residuals that are small enough."""
         return np.maximum(self._tolerance * np.abs(values), self._rounding * self._largest)
@@ -242,7 +247,7 @@ class _Lanczos:
             return before is not None and bool(np.all(np.abs(leading - before) <= self._allowed(leading)))
         if self._broke and not full:
             return False
-        return bool((np.abs(self._rest * self._states[-1, : self._k]) <= self._allowed(leading)).all())
+        return bool((self._estimates()[: self._k] <= self._allowed(leading)).all())
 
     def _restart(self) -> None:
         """Go on from the kept Ritz vectors and the vector that follows (Wu & Simon 2000, section 3)."""
