@@ -11,13 +11,17 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradnoise.collector._curvature.config import Curvature, CurvatureError
+from gradnoise.collector._curvature.data import Passes
 from gradnoise.collector._curvature.dots import project_out
 from gradnoise.collector._curvature.measure import measure
+from gradnoise.collector._curvature.products import Products
+from gradnoise.collector._curvature.space import Space
 from gradnoise.collector._curvature.stochastic import signs
 from gradnoise.wire import CurvatureKind, CurvatureRow, Mode, Order, ProductMethod
 
 from ...alignment.exact import Dense, Floats, dense, minibatch_noise
 from ...alignment.worlds import least_squares, network, quadratic
+from .storage import LiveStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -380,3 +384,33 @@ def test_in_training_mode_the_draws_are_those_of_which_f_is_the_mean(own_generat
     np.testing.assert_allclose(row.gram.sum(1), 0, atol=1e-12 * row.gram.max())
     # In eval mode it is another function.
     assert measured(model, loader, LOSS, top=2, draws=6).loss != pytest.approx(row.loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_it_takes_k_and_six_vectors_beside_the_models_own_double_backward(minibatches: int) -> None:
+    """And the copy of the parameters, which is the host's, and pieces of a vector in double precision."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(400, 200), nn.Tanh(), nn.Linear(200, 10))
+    data = [(torch.randn(8, 400), torch.randint(0, 10, (8,))) for _ in range(minibatches)]
+    space = Space(list(model.parameters()))
+    passes = Passes(model, LOSS, data)
+    passes.check()
+    vector, out = torch.randn(space.dimension), torch.empty(space.dimension)
+    with LiveStorage() as own:
+        products = Products(space, passes)
+        products(vector, out)
+        products(vector, out)
+    vectors = out.nbytes
+
+    def draw() -> torch.Tensor:
+        x, y = data[0]
+        rows = torch.randint(0, 8, (4,))
+        return nn.functional.cross_entropy(model(x[rows]), y[rows])
+
+    top = 4
+    plan = Curvature(data, LOSS, draw=draw, top=top, draws=12, probes=2, density_steps=3, dense=2, max_products=15)
+    with LiveStorage() as whole:
+        (row,) = measure(model, plan)
+    assert row.gram.shape == (12, 12)
+    beside = (whole.peak - own.peak) / vectors
+    assert top + 6 < beside <= top + 6 + 1 + 0.6
