@@ -19,10 +19,10 @@ from gradnoise.collector.curvature import CurvatureError, measure_curvature
 from gradnoise.wire import CurvatureRow, Dump, Table, curvature_rows
 
 from ..loops import Data, counted, hooks_left, loss_of, messages, mlp, rows, train
-from ..test_probe import assert_same, snapshot
+from ..test_probe import assert_same, counting, snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 NO_BURSTS = Sampling(burst=0)
@@ -285,3 +285,38 @@ def test_a_sharded_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         refuse_sharded(mlp())
     with pytest.raises(CurvatureError, match="sharded"):
         measure_curvature(mlp(), LOSS, fixed())
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A job of one process."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'job'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("by_function", [False, True])
+def test_of_a_data_parallel_model_the_module_of_this_rank_is_measured_and_nothing_sent(
+    tmp_path: Path, by_function: bool
+) -> None:
+    ends, sent = [], []
+    for measuring in (False, True):
+        torch.manual_seed(0)
+        inside = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+        model = nn.parallel.DistributedDataParallel(inside)
+        optimizer = sgd(model)
+        reduced: list[int] = []
+        model.register_comm_hook(reduced, lambda seen, bucket: counting(seen, bucket.buffer()))
+        data: Any = (lambda m=model: (LOSS(m(x), y) for x, y in fixed())) if by_function else fixed()
+        plan = Curvature(data, None if by_function else LOSS, every=2, **SMALL)
+        path = tmp_path / str(measuring)
+        with attach(
+            model, optimizer, dump=path, sampling=Sampling(burst=1, every=8), curvature=plan if measuring else None
+        ):
+            train(model, optimizer, Data(), 5)
+        ends.append([value.clone() for value in model.state_dict().values()])
+        sent.append(len(reduced))
+    assert sent[0] == sent[1] == 5
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    assert [(row.step, row.draws, row.dimension) for row in written(path)] == [(2, 4, 99), (4, 4, 99)]

@@ -414,3 +414,22 @@ def test_it_takes_k_and_six_vectors_beside_the_models_own_double_backward(miniba
     assert row.gram.shape == (12, 12)
     beside = (whole.peak - own.peak) / vectors
     assert top + 6 < beside <= top + 6 + 1 + 0.6
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_cuda_device_every_field_agrees_with_the_dense_matrices() -> None:
+    model, inputs, targets = network()
+    truth = dense(model, LOSS, inputs, targets)
+    noise = minibatch_noise(truth, rows_of(60, 4))
+    where = [parameter.detach().clone() for parameter in model.parameters()]
+    row = measured(
+        model.cuda(), batched(inputs, targets, 4), LOSS, top=5, draws=15, probes=3, density_steps=3, dense=10
+    )
+    values, _ = truth.pairs(5)
+    np.testing.assert_allclose(row.eigenvalues, values, rtol=1e-6)
+    close(row.gram, noise @ noise.T)
+    close(row.quadratic, np.einsum("kd,de,ke->k", noise, truth.hessian, noise))
+    close(row.block, truth.hessian[np.ix_(row.coordinates, row.coordinates)])
+    np.testing.assert_allclose(row.density_weights.sum(1), 1, rtol=1e-9)
+    assert all(torch.equal(here.cpu(), before) for here, before in zip(model.parameters(), where, strict=True))
