@@ -155,6 +155,13 @@ def test_two_passes_that_differ_are_named_with_both_values_and_why() -> None:
         _function(case, lambda: case.loss_fn(case.model(x), y) * (1 + 1e-9 * next(counted))).check()
 
 
+def test_a_shuffled_loader_that_drops_its_last_minibatch_is_named() -> None:
+    case = three_layers()
+    loader = DataLoader(TensorDataset(torch.randn(7, 4).double(), torch.randint(0, 3, (7,))), 3, True, drop_last=True)
+    with pytest.raises(CurvatureError, match="shuffled loader with drop_last"):
+        _passes(case, loader).check()
+
+
 def test_every_pass_is_compared_with_the_first() -> None:
     case = three_layers()
     passes = _passes(case)

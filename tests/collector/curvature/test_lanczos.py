@@ -340,3 +340,26 @@ def test_a_product_that_is_not_finite_is_named() -> None:
 def test_too_small_a_basis_and_limits_are_refused_with_all_numbers(k: int, basis: int, limit: int) -> None:
     with pytest.raises(ValueError, match=rf"{k} eigenpairs of dimension 50 from a basis of {basis} and {limit} prod"):
         _pairs(Matrix(np.arange(50.0)), k, basis=basis, max_products=limit)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_pairs_are_those_of_the_spectrum() -> None:
+    spectrum = _network_like(20_000)
+    device = torch.device("cuda")
+    entries = torch.from_numpy(spectrum).float().to(device)
+    pairs = eigenpairs(
+        lambda vector, out: torch.mul(entries, vector, out=out),
+        len(spectrum),
+        20,
+        order="algebraic",
+        basis=25,
+        tolerance=1e-3,
+        max_products=None,
+        generator=torch.Generator(device).manual_seed(0),
+        dtype=torch.float32,
+        device=device,
+    )
+    assert pairs.converged
+    assert pairs.vectors.is_cuda
+    np.testing.assert_allclose(pairs.values, _leading(spectrum, 20), rtol=1e-5)

@@ -257,6 +257,15 @@ def test_the_fast_path_of_an_encoder_and_other_settings_are_put_back() -> None:
     assert torch.backends.cudnn.enabled is enabled
 
 
+@pytest.mark.parametrize(("name", "enabled"), [("lstm", False), ("three layers", True)])
+def test_cudnn_is_off_for_recurrent_networks_only(name: str, enabled: bool) -> None:
+    case = CASES[name]()
+    seen = []
+    case.model.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.enabled))
+    _products(case)(_direction(case))
+    assert set(seen) == {enabled}
+
+
 def test_finite_differences_put_the_parameters_back_bit_for_bit_also_when_stopped() -> None:
     case = three_layers()
     before = [(each.detach().clone(), each._version) for each in case.parameters]
