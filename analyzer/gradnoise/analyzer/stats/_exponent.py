@@ -76,7 +76,7 @@ def log_scales(given: Setting) -> Floats | Unknown:
     """
     if isinstance(given.variances, Unknown):
         return given.variances
-    size = np.abs(given.measured.projections[:, given.finite.astype(bool)])
+    size = np.abs(given.measured.projections[:, given.finite])
     if not size.any(axis=0).all():
         return Unknown(Status.ALL_ZERO, "no noise in a direction")
     smallest = np.where(size > 0, size, np.inf).min(axis=0)
@@ -86,7 +86,7 @@ def log_scales(given: Setting) -> Floats | Unknown:
 
 def scale_rows(given: Setting, found: Floats | Unknown) -> list[Metric]:
     """The squared scales themselves, from ``log_scales``."""
-    places = given.finite.astype(bool)
+    places = given.finite
     if isinstance(found, Unknown):
         return [missing(Name.SCALE2, found.status, found.reason, index=i) for i in range(len(places))]
     rows, column = [], 0

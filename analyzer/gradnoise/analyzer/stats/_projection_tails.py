@@ -32,7 +32,7 @@ def projection_alpha(given: Setting) -> Metric:
     """α of the projections, each direction divided by its median size, pooled; jackknife over tenths of the draws."""
     if isinstance(given.variances, Unknown):
         return missing(Name.ALPHA, given.variances.status, given.variances.reason)
-    projections = given.measured.projections[:, given.finite.astype(bool)]
+    projections = given.measured.projections[:, given.finite]
     draws = len(projections)
     if draws < MIN_TAIL_DRAWS:
         reason = f"{draws} draws; the tails of projections need {MIN_TAIL_DRAWS}"
@@ -46,6 +46,7 @@ def projection_alpha(given: Setting) -> Metric:
         whole = ecf(values.ravel())
     except StatsError as error:
         return missing(Name.ALPHA, error.status, str(error), n=draws)
+    assert whole.scale is not None  # ecf fits one
     without = _without_groups(np.abs(values) / whole.scale.value, whole.value)
     if not np.isfinite(without).all():
         reason = "without some tenths of the draws the characteristic function is no stable law's"

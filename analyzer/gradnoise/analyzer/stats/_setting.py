@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from gradnoise.analyzer.stats._moments import Moments, Ties, moments, signs, tie
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._estimate import Floats
     from gradnoise.analyzer.stats._measured import Measured
+
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 __all__ = ["MIN_DRAWS", "Setting", "setting", "unknown_of"]
 
@@ -30,8 +32,8 @@ class Setting:
 
     measured: Measured
     """Finite draws only."""
-    finite: Floats
-    """Per eigenvalue: whether it, its residual and its projections are finite; bool."""
+    finite: Bools
+    """Per eigenvalue: whether it, its residual and its projections are finite."""
     trace_h: Known | Unknown
     square_h: Known | Unknown
     """‖H‖²_F."""
@@ -55,14 +57,14 @@ class Setting:
     @property
     def values(self) -> Floats:
         """The finite eigenvalues."""
-        found: Floats = self.measured.eigenvalues[self.finite.astype(bool)]
+        found: Floats = self.measured.eigenvalues[self.finite]
         return found
 
     @property
     def residuals(self) -> Floats:
         """Their residuals; empty where none were measured."""
         found = self.measured.residuals
-        return found[self.finite.astype(bool)] if found.size else found
+        return found[self.finite] if found.size else found
 
     @property
     def scale(self) -> float:
@@ -99,13 +101,13 @@ def _finite_draws(measured: Measured) -> Measured:
     )
 
 
-def _finite_directions(measured: Measured) -> Floats:
-    good = np.isfinite(measured.eigenvalues)
+def _finite_directions(measured: Measured) -> Bools:
+    good: Bools = np.isfinite(measured.eigenvalues)
     if measured.residuals.size:
         good &= np.isfinite(measured.residuals)
     if measured.projections.size:
         good &= np.isfinite(measured.projections).all(axis=0)
-    return good.astype(np.float64)
+    return good
 
 
 def _factor(measured: Measured) -> tuple[float, tuple[str, ...]]:
@@ -141,8 +143,7 @@ def setting(given: Measured) -> Setting:
     tied = ties(given)
     measured = _finite_draws(given)
     finite = _finite_directions(measured)
-    columns = finite.astype(bool)
-    projections = measured.projections[:, columns] if measured.projections.size else measured.projections
+    projections = measured.projections[:, finite] if measured.projections.size else measured.projections
     trace_h, square_h = curved(measured)
     factor, factor_warnings = _factor(measured)
     warnings: list[str] = []

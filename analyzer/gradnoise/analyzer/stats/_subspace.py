@@ -37,13 +37,13 @@ def overlaps(given: Setting) -> list[Metric]:
     if draws <= k:
         reason = f"{draws} draws span at most {draws} directions; the overlap of {k} needs more draws than that"
         return [missing(name, Status.TOO_FEW_DRAWS, reason) for name in names]
-    projections = measured.projections[:, given.finite.astype(bool)]
+    projections = measured.projections[:, given.finite]
     null = _null(k, d)
     return [_overlap(measured.gram, projections, given, null), _self_overlap(measured.gram, k, given, null)]
 
 
 def _null(k: int, d: int) -> Estimate:
-    """k/d, of a random subspace: by the variance of Tr(PQPQ...) of two projectors, 2 k²(1−k/d)²/((d−1)(d+2))/k²."""
+    """k/d, of a random subspace: Tr(PQ)/k of two projectors, with variance 2 (1−k/d)²/((d−1)(d+2))."""
     value = k / d
     se = math.sqrt(2.0 / ((d - 1.0) * (d + 2.0))) * (1.0 - value) if d > 1 else 0.0
     return Estimate(value, se, max(value - Z95 * se, 0.0), min(value + Z95 * se, 1.0), k, FRAME)

@@ -109,7 +109,7 @@ def eigenvalues(given: Setting) -> list[Metric]:
 
 def variances(given: Setting) -> list[Metric]:
     """c_ii, each against what noise without a preferred direction has there."""
-    part, places = given.variances, given.finite.astype(bool)
+    part, places = given.variances, given.finite
     if isinstance(part, Unknown):
         return [missing(Name.VARIANCE, part.status, part.reason, index=i) for i in range(len(places))]
     rows, column = [], 0
