@@ -31,7 +31,7 @@ def digits() -> Data:
     return torch.tensor(found.data / 16.0, dtype=torch.float32), torch.tensor(found.target)
 
 
-def fashion(n: int = 5000) -> Data:
+def fashion(n: int = 2000) -> Data:
     """The first of the test images of Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), pixels in [0, 1].
 
     Raises:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gradnoise.studies import StudyError, anisotropic_noise, hessian_covariance
+from gradnoise.studies._measured import Examples, Plan
 
 from .exact import dense
 from .worlds import logistic, network
@@ -20,7 +21,7 @@ CROSS_ENTROPY = nn.functional.cross_entropy
 def test_covariance_against_hessian_at_several_batch_sizes() -> None:
     model, x, y = network()
     before = copy.deepcopy(model.state_dict())
-    found = hessian_covariance(model, CROSS_ENTROPY, x, y, batch_sizes=(1, 4), top=5, draws=200, vectors=209)
+    found = hessian_covariance(model, CROSS_ENTROPY, x, y, batch_sizes=(1, 4), top=5, draws=200)
     assert list(found) == [1, 4]
     truth = dense(model, CROSS_ENTROPY, x, y)
     values, vectors = truth.pairs(5)
@@ -37,9 +38,9 @@ def test_covariance_against_hessian_at_several_batch_sizes() -> None:
 
 
 def test_labels_of_the_model_itself_give_a_slope_of_1_at_every_batch_size() -> None:
-    world = logistic(6, 3000)
+    world = logistic(6, 2000)
     found = hessian_covariance(
-        world.model, world.loss_fn, world.inputs, world.targets, batch_sizes=(2, 16), top=6, draws=256, vectors=270
+        world.model, world.loss_fn, world.inputs, world.targets, batch_sizes=(2, 16), top=6, draws=200
     )
     for measured in found.values():
         assert measured["slope"].low <= 1.0 <= measured["slope"].high
@@ -50,9 +51,7 @@ def test_anisotropic_noise_along_a_training_is_that_of_the_dense_matrices_at_eac
     model, x, y = network()
     twin = copy.deepcopy(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
-    found = anisotropic_noise(
-        model, CROSS_ENTROPY, x, y, optimizer, steps=(0, 20), batch_size=8, top=4, draws=300, vectors=309
-    )
+    found = anisotropic_noise(model, CROSS_ENTROPY, x, y, optimizer, steps=(0, 20), batch_size=8, top=4, draws=200)
     assert list(found) == [0, 20]
     losses = []
     for step, theta in ((0, twin), (20, model)):
@@ -91,3 +90,12 @@ def test_a_measurement_names_its_readings() -> None:
     assert found["gamma"].metric == "gamma"
     with pytest.raises(KeyError, match=r"no metric 'gama'; there are .*gamma"):
         found["gama"]
+
+
+def test_all_draws_are_held_where_they_are_small_and_as_few_vectors_as_can_be_where_not() -> None:
+    model, x, y = network()
+    small = Examples(model, CROSS_ENTROPY, x, y)
+    assert small._vectors(Plan(top=20, draws=512)) == 538
+    wide = Examples(nn.Linear(5, 100_000), CROSS_ENTROPY, x, y)  # 600 000 numbers of 4 bytes, 538 times: 1.3 GB
+    assert wide._vectors(Plan(top=20, draws=512)) is None
+    assert wide._vectors(Plan(top=3, draws=16)) == 25
