@@ -189,6 +189,7 @@ def test_slices_of_one_pass_are_corrected_for_the_examples_they_share_out() -> N
         (np.empty((0, 5)), None, Status.TOO_FEW_DRAWS),
         (np.full((K, 5), np.nan), None, Status.TOO_FEW_DRAWS),
         (np.zeros((K, 5)), None, Status.ALL_ZERO),
+        (1e200 * VALUES, None, Status.NON_FINITE),
     ],
 )
 def test_what_draws_cannot_carry(values: np.ndarray, theta: np.ndarray | None, status: Status) -> None:

@@ -111,9 +111,10 @@ def noise_scale(
     names = [group.name for group in groups]
     if len(set(names)) < len(names):
         raise InvalidInput(f"groups: names must differ, got {sorted(names)}")
-    found = [_scale(group.name, (group,), examples, replacement) for group in groups]
-    if groups:
-        found.append(_scale(WHOLE, tuple(groups), examples, replacement))
+    with np.errstate(all="ignore"):  # what leaves the range of numbers is found, and gets a status
+        found = [_scale(group.name, (group,), examples, replacement) for group in groups]
+        if groups:
+            found.append(_scale(WHOLE, tuple(groups), examples, replacement))
     return tuple(found)
 
 
@@ -134,6 +135,10 @@ def _scale(name: str, groups: tuple[Gradients, ...], examples: int | None, repla
     if not plan.pairs:
         warnings.append("neighbouring draws are of different θ: drift is read as noise, and |∇F|² is along the way")
     total = _added([sums(group.values[rows], group.size, plan) for group, rows in zip(filled, kept, strict=True)])
+    # Squares of the two are what Fieller's interval is made of.
+    if not (np.isfinite(total.replicates**2).all() and np.isfinite(total.covariance()).all()):
+        reason = "squares of these gradients are beyond the range of double precision"
+        return _none(name, source, Status.NON_FINITE, reason, plan.units)
     if total.trace == 0 and total.norm2 == 0:
         return _none(name, source, Status.ALL_ZERO, "every gradient is 0", plan.units)
     batch = _batch(first, kept[0][plan.rows])
@@ -222,6 +227,9 @@ def _metrics(found: Sums, batch: float, plan: Design, warnings: tuple[str, ...])
         nan = Estimate(math.nan, math.nan, low * unit, math.inf, plan.units, _FIELLER, _SOURCE, of_ratio)
         return Metric(Name.B_SIMPLE, None, nan, None, Status.DEGENERATE, reason), *rows
     ratio = trace / norm2
+    if math.isinf(ratio):
+        reason = f"|∇F|² = {norm2:.3g} is beyond the range of double precision below Tr Σ"
+        return missing(Name.B_SIMPLE, Status.NON_FINITE, reason, n=plan.units, method=_FIELLER), *rows
     gradient = np.array([1.0, -ratio]) / norm2
     se = math.sqrt(max(float(gradient @ covariance @ gradient), 0.0))
     if math.isinf(high):
