@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Trial", "calibrated", "displaced"]
 
 _RUNGS = 10  # of the ladder of steps, each a quarter of the one before
+_SETTLED = 0.1  # relative difference of products at two steps that says something
 _WORST = 0.5  # relative difference of products at two steps beyond which neither means anything
 
 
@@ -78,24 +79,29 @@ def calibrated(
     size = sum(float(torch.linalg.vector_norm(each.detach(), dtype=space.dtype)) ** 2 for each in space.parameters)
     step = eps**0.25 * max(size**0.5, 1.0)
     random = torch.randn(space.dimension, generator=generator, dtype=space.dtype, device=space.device)
-    direction = _unit(product(_unit(random), step, space.zeros()))
+    direction = _unit(product(_unit(random), step / 4 ** (_RUNGS // 2), space.zeros()))
     del random
-    longer, shorter = product(direction, step, space.zeros()), space.zeros()
-    error = math.inf
+    best, error = step, math.inf
+    chosen, shorter = space.zeros(), space.zeros()
+    longer = product(direction, step, space.zeros())
     for _ in range(_RUNGS):
-        product(direction, step / 4, shorter)
+        step /= 4
+        product(direction, step, shorter)
         norm = float(torch.linalg.vector_norm(shorter))
-        found = float(torch.linalg.vector_norm(longer - shorter)) / (norm or 1.0)
-        if found >= error:
+        found = float(torch.linalg.vector_norm(longer.sub_(shorter))) / (norm or 1.0)
+        if found < error:
+            best, error = step, found
+            chosen.copy_(shorter)
+        # Of steps that are too long the difference may be anything; once it is small, it rises by rounding only.
+        elif error < _SETTLED and found > 4 * error:
             break
         longer, shorter = shorter, longer
-        error, step = found, step / 4
     if error > _WORST:
         raise CurvatureError(
             f"finite differences of the gradient do not settle: with {', '.join(map(str, dtypes))} parameters products "
             f"at two steps differ by {error:.2g} of their norm at best; use parameters of a higher precision"
         )
-    return Trial(step, error, direction, longer)
+    return Trial(best, error, direction, chosen)
 
 
 def _unit(vector: torch.Tensor) -> torch.Tensor:
