@@ -168,7 +168,7 @@ def _check(sampling: Sampling, probe: Any, scaler: Any, batch_size: Any, limits:
     if curvature is not None and not isinstance(curvature, Curvature):
         raise CollectorError(f"attach(curvature={curvature!r}): expected a Curvature(data, ...)")
     if probe is None and curvature is None and sampling.burst == 0:
-        raise CollectorError("Sampling(burst=0) without a probe records nothing: give a probe, or a burst")
+        raise CollectorError("Sampling(burst=0) without a probe records nothing: give a probe, a curvature or a burst")
     if scaler is not None and not hasattr(scaler, "_get_scale_async"):
         raise CollectorError(f"attach(scaler={type(scaler).__name__}): expected a torch.amp.GradScaler")
     if batch_size is not None and (not isinstance(batch_size, int) or positive_of(batch_size) is None):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import gradnoise.collector.curvature
 from gradnoise.collector import Sampling, attach
 from gradnoise.collector.curvature import (
     CurvatureError,
@@ -297,3 +298,14 @@ def test_what_is_no_row_or_no_dump_is_refused(tmp_path: Path) -> None:
         record_curvature(row, tmp_path)
     with pytest.raises(WireError, match="run id"):
         record_curvature(row, tmp_path / "new", run="no/name")
+
+
+def test_the_public_names() -> None:
+    assert gradnoise.collector.curvature.__all__ == [
+        "CurvatureError",
+        "CurvatureRow",
+        "expected_sharpness",
+        "loss_barrier",
+        "measure_curvature",
+        "record_curvature",
+    ]

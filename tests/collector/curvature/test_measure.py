@@ -82,20 +82,26 @@ def probe_vectors(count: int, vectors: Floats, seed: int = 0) -> Floats:
     )
 
 
-@pytest.mark.parametrize("vectors", [None, 60])
-@pytest.mark.parametrize("order", ["algebraic", "magnitude"])
-@pytest.mark.parametrize("matrix", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize(
+    ("matrix", "order", "vectors"),
+    [
+        ("hessian", "algebraic", None),
+        ("hessian", "magnitude", 60),
+        ("gauss_newton", "algebraic", 60),
+        ("gauss_newton", "magnitude", None),
+    ],
+)
 def test_every_field_agrees_with_the_dense_matrices(matrix: str, order: str, vectors: int | None) -> None:
     """In the least memory, where gradients are taken again, and in plenty, where none is."""
     model, inputs, targets = network()
     truth = dense(model, LOSS, inputs, targets, matrix=matrix)
-    noise = minibatch_noise(truth, rows_of(60, 4))
+    noise = minibatch_noise(truth, rows_of(60, 6))
     row = measured(
         model,
-        batched(inputs, targets, 4),
+        batched(inputs, targets, 6),
         LOSS,
         top=5,
-        draws=15,
+        draws=10,
         order=order,
         matrix=matrix,
         probes=3,
@@ -106,8 +112,8 @@ def test_every_field_agrees_with_the_dense_matrices(matrix: str, order: str, vec
     assert row.kind == CurvatureKind(matrix)
     assert row.order == Order(order)
     assert row.method is ProductMethod.DOUBLE_BACKWARD
-    assert (row.part, row.mode, row.draws, row.batch_size) == ("*", Mode.EVAL, 15, 4)
-    assert (row.examples, row.minibatches, row.sampling, row.replacement) == (60, 15, "epoch", False)
+    assert (row.part, row.mode, row.draws, row.batch_size) == ("*", Mode.EVAL, 10, 6)
+    assert (row.examples, row.minibatches, row.sampling, row.replacement) == (60, 10, "epoch", False)
     assert row.notes == ()
     assert len(row.coordinates) == 10
     assert (np.diff(row.coordinates) > 0).all()

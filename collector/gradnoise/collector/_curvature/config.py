@@ -61,7 +61,7 @@ class Curvature:
             double backward takes; default ``top + 6``. With more of them, fewer products are needed, and with
             ``top + draws + 3`` no gradient is taken twice.
         tolerance: residual, relative to |lambda|, of each eigenpair.
-        max_products: for the eigenpairs; default what the dimension and ``top`` suggest.
+        max_products: for the eigenpairs; default ``300 + 10 top``.
         seed: of every random choice.
 
     Raises:
