@@ -30,7 +30,8 @@ class Eigenpairs:
     Attributes:
         values: float64 (k,), fewer than asked for where the dimension or ``max_products`` is.
         residuals: |A v - lambda v| of each, float64 (k,). Lanczos' own figure, exact up to the rounding of the
-            products; or, with ``recompute``, from one more product each.
+            products; or measured.
+        measured: whether the residuals come from one more product each.
         vectors: (k, d), orthonormal rows.
         spare: (basis + 1 - k, d): rows of the basis that are no longer needed; whoever has the pairs may write there.
         products: with A, all in all.
@@ -41,6 +42,7 @@ class Eigenpairs:
 
     values: NDArray[np.float64]
     residuals: NDArray[np.float64]
+    measured: bool
     vectors: torch.Tensor
     spare: torch.Tensor
     products: int
@@ -60,7 +62,7 @@ def eigenpairs(
     generator: torch.Generator,
     dtype: torch.dtype,
     device: torch.device,
-    recompute: bool = False,
+    measure: bool | None = None,
 ) -> Eigenpairs:
     """Return the k leading eigenpairs of a symmetric matrix.
 
@@ -84,7 +86,8 @@ def eigenpairs(
         generator: of random vectors, on ``device``.
         dtype: of the vectors.
         device: of the vectors.
-        recompute: measure the residuals by k more products, for products that are no exact derivatives.
+        measure: measure the residuals by k more products; None does where the products are those of no symmetric
+            matrix by a tenth of the tolerance (finite differences): Lanczos' figure rests on that.
 
     Raises:
         ValueError: k, basis or max_products is too small.
@@ -100,7 +103,7 @@ def eigenpairs(
     run = _Lanczos(multiply, dimension, k, basis, Order(order), tolerance, generator, dtype, device)
     while run.products < limit and not run.step():
         pass
-    return run.finish(recompute=recompute)
+    return run.finish(measure=measure)
 
 
 class _Lanczos:
@@ -162,7 +165,7 @@ class _Lanczos:
             self._restart()
         return False
 
-    def finish(self, *, recompute: bool) -> Eigenpairs:
+    def finish(self, *, measure: bool | None) -> Eigenpairs:
         """Return the pairs at hand."""
         self._solve()
         k = min(self._k, self._size)
@@ -170,14 +173,16 @@ class _Lanczos:
         self._rotate(k)
         vectors, spare = self._rows[:k], self._rows[k:]
         values = self._values[:k].copy()
-        if recompute:
+        largest = np.abs(self._small).max(initial=0.0)
+        asymmetry = float(self._asymmetry / largest) if largest else 0.0
+        if measure is None:
+            measure = asymmetry > max(self._tolerance / 10, self._nothing)
+        if measure:
             for index in range(k):
                 product = self._product(vectors[index], spare[0])
                 residuals[index] = float(_norm(product.sub_(vectors[index], alpha=values[index])))
-        found = bool((residuals <= self._allowed(values)).all()) if recompute else self._converged
-        largest = np.abs(self._small).max(initial=0.0)
-        asymmetry = self._asymmetry / largest if largest else 0.0
-        return Eigenpairs(values, residuals, vectors, spare, self.products, found and k == self._k, float(asymmetry))
+        found = bool((residuals <= self._allowed(values)).all()) if measure else self._converged
+        return Eigenpairs(values, residuals, measure, vectors, spare, self.products, found and k == self._k, asymmetry)
 
     def _product(self, vector: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         product = self._multiply(vector, out=out)
