@@ -12,7 +12,7 @@ products of our own. Products are counted by wrapping the peer's, and the time i
 
 None of them but gradnoise can differentiate the default attention of PyTorch twice: they are given the MATH backend.
 Products of curvlinops 3.0.1 through LayerNorm are wrong under PyTorch 2.13 (a third of their norm, against differences
-of the gradient in double precision), which its residual on the Transformer shows.
+of the gradient in double precision); its residual on the Transformer may show it.
 
 Peers that are not installed are left out and named. curvlinops needs ``pip install --no-deps``, beside einconv, einops,
 linear-operator, opt-einsum and backpack-for-pytorch, where PyTorch is a build for the CPU: BackPACK asks for a
