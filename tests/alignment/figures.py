@@ -204,6 +204,7 @@ def covariance(data: Data, name: str, widths: tuple[int, ...], batches: tuple[in
     states = STATES if exactly else STATES[:2]
     figure, axes = plt.subplots(len(states), 2, figsize=(9, 3.2 * len(states)), constrained_layout=True)
     rng, rows, taken = torch.Generator().manual_seed(1), [], 0
+    held = np.zeros(2, int)
     for step, line in zip(states, axes, strict=True):
         for _ in range(step - taken):
             batch = torch.randint(len(inputs), (32,), generator=rng)
@@ -229,12 +230,27 @@ def covariance(data: Data, name: str, widths: tuple[int, ...], batches: tuple[in
                 truth = dense(double, nn.functional.cross_entropy, inputs.double(), targets, matrix=matrix)
                 model.float()
             rows += _covariance_rows(step, matrix, found, truth)
+            held += _held(found, truth)
             _covariance_picture(axis, f"{name}, {NAMES[matrix]}, step {step}", found, truth)
             print(f"{name} {matrix} {step}: {time.process_time():.0f} s", file=sys.stderr, flush=True)
     _save(figure, f"covariance_{name}")
     head = ["θ", "matrix", "B", "γ", *(["dense"] if exactly else []), "slope B c/λ", *(["dense"] if exactly else [])]
     head += ["off-diagonal", *(["dense"] if exactly else []), "Pearson of logs", "gain", "cosine"]
-    return table(head, rows)
+    said = f"\n\n{held[0]} of {held[1]} intervals of c_ii hold the dense value." if exactly else ""
+    return table(head, rows) + said
+
+
+def _held(found: dict[int, Measurement], truth: Dense | None) -> tuple[int, int]:
+    """How many intervals of c_ii hold the dense value, and of how many."""
+    if truth is None:
+        return 0, 0
+    c = np.diag(_inside(truth, TOP)[1])
+    inside = [
+        reading.low <= exact / size <= reading.high
+        for size, each in found.items()
+        for reading, exact in zip(each.each("variance"), c, strict=True)
+    ]
+    return sum(inside), len(inside)
 
 
 def _covariance_rows(
@@ -306,10 +322,11 @@ def _bars(axis: Any, steps: list[int], readings: list[AlignmentRow], color: str,
 
 
 def shown(reading: AlignmentRow, form: str = ".2f") -> str:
-    """A reading with its interval; its status where there is no value."""
+    """A reading with its interval, which may be cut at the end of its range; its status where there is no value."""
     if reading.status not in ("ok", "at_boundary"):
         return reading.status
-    return f"{reading.value:{form}} [{reading.low:{form}}, {reading.high:{form}}]"
+    cut = " (cut)" if reading.status == "at_boundary" else ""
+    return f"{reading.value:{form}} [{reading.low:{form}}, {reading.high:{form}}]{cut}"
 
 
 def table(head: Any, rows: Any) -> str:
