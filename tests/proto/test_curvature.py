@@ -95,10 +95,10 @@ def test_what_was_not_measured_is_empty_or_none_on_both_sides() -> None:
     assert_same(row, back)
 
 
-def test_rows_of_one_window_are_picked_out() -> None:
-    batch = curvature_batch([replace(measurement(), window=-1 - step, part=str(step)) for step in (3, 4, 3)])
-    assert [row.part for row in curvature_rows(batch, -4)] == ["3", "3"]
-    assert len(curvature_rows(batch)) == 3
+def test_rows_come_in_their_order_also_of_a_slice() -> None:
+    batch = curvature_batch([replace(measurement(), part=part) for part in "abc"])
+    assert [row.part for row in curvature_rows(batch)] == ["a", "b", "c"]
+    assert [row.part for row in curvature_rows(batch.slice(1, 1))] == ["b"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from gradnoise.wire._columns import completed
 from gradnoise.wire._schemas import Table, schema
 
 if TYPE_CHECKING:
@@ -196,27 +197,22 @@ def curvature_batch(rows: Iterable[CurvatureRow]) -> pa.RecordBatch:
     )
 
 
-def curvature_rows(batch: pa.RecordBatch, window: int | None = None) -> list[CurvatureRow]:
-    """Return the measurements in a batch of the table ``curvature``, or those of one window.
+def curvature_rows(batch: pa.RecordBatch) -> list[CurvatureRow]:
+    """Return the measurements in a batch of the table ``curvature``.
 
     Raises:
         ValueError: a row's lists do not fit together; the message names which.
     """
-    where = schema(Table.CURVATURE)
-    there = set(batch.schema.names)
+    batch = completed(Table.CURVATURE, batch)
     found = []
-    for index, number in enumerate(batch.column("window").to_pylist()):
-        if window is not None and number != window:
-            continue
+    for index in range(batch.num_rows):
         cells: dict[str, Any] = {}
-        for name in where.names:
-            cell = batch.column(name)[index] if name in there else None
-            kind = where.field(name).type
-            if name != "notes" and pa.types.is_list(kind):
-                values = None if cell is None or not cell.is_valid else cell.values.to_numpy()
-                dtype = np.int64 if pa.types.is_integer(kind.value_type) else np.float64
-                cells[name] = np.empty(0, dtype) if values is None else values
+        for each, column in zip(batch.schema, batch.columns, strict=True):
+            cell = column[index]
+            if each.name != "notes" and pa.types.is_list(each.type):
+                dtype = np.int64 if pa.types.is_integer(each.type.value_type) else np.float64
+                cells[each.name] = cell.values.to_numpy() if cell.is_valid else np.empty(0, dtype)
             else:
-                cells[name] = None if cell is None else cell.as_py()
+                cells[each.name] = cell.as_py()
         found.append(_shaped(cells))
     return found

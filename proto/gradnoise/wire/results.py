@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from gradnoise.wire._curvature import CurvatureKind
+
 __all__ = [
     "ALIGNMENT_SCHEMA",
     "CURVATURE_KINDS",
@@ -185,7 +187,7 @@ ALIGNMENT_SCHEMA = pa.schema(
     ]
 )
 
-CURVATURE_KINDS = ("hessian", "gauss_newton", "sharpness", "barrier")
+CURVATURE_KINDS = tuple(map(str, CurvatureKind))
 """The kinds of rows of ``ALIGNMENT_SCHEMA`` that come from measurements of the curvature."""
 
 RUNS_SCHEMA = pa.schema(
