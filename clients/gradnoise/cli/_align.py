@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from gradnoise.cli._exit import Exit
+from gradnoise.cli._live import follow
 from gradnoise.cli._output import aligned, emit, emit_json, note
 from gradnoise.cli._source import (
     add_endpoint,
@@ -81,28 +82,16 @@ def _from_dump(args: argparse.Namespace, path: Path) -> int:
 
 
 def _follow(args: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> Exit:
-    from gradnoise.wire.results import overlaps
-
-    try:
-        if not args.json:
-            note(LEGEND)
-            emit(aligned(_LIVE_HEADER, [], right=_RIGHT, least=_LIVE_WIDTHS))
-        told: set[str] = set()
-        for row in rows:
-            if not overlaps(args.steps, row["first_step"], row["last_step"]):
-                continue
-            if args.json:
-                emit_json(row)
-                continue
-            for warning in row["warnings"]:
-                if warning not in told:
-                    told.add(warning)
-                    note(f"warning: {warning}")
-            line = (_steps(row), row["kind"], row["part"], *_cells(row))
-            emit(aligned(_LIVE_HEADER, [line], right=_RIGHT, least=_LIVE_WIDTHS, show_header=False))
-    except KeyboardInterrupt:
-        note("no longer following")
-    return Exit.DONE
+    return follow(
+        args,
+        rows,
+        cells=lambda row: (_steps(row), row["kind"], row["part"], *_cells(row)),
+        remarks=lambda row: ((warning, f"warning: {warning}") for warning in row["warnings"]),
+        legend=LEGEND,
+        header=_LIVE_HEADER,
+        right=_RIGHT,
+        least=_LIVE_WIDTHS,
+    )
 
 
 def print_alignment(rows: Iterable[Mapping[str, Any]], *, whole: bool, as_json: bool) -> Exit:

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from gradnoise.cli._exit import Exit
+from gradnoise.cli._live import follow
 from gradnoise.cli._output import aligned, emit, emit_json, note, number
 from gradnoise.cli._source import (
     add_endpoint,
@@ -19,7 +20,7 @@ from gradnoise.cli._source import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["FORM_NAMES", "LEGEND", "add", "print_tail", "tail_table"]
@@ -84,27 +85,22 @@ def _from_dump(args: argparse.Namespace, path: Path) -> int:
     return report_problems(dump)
 
 
-def _follow(args: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> int:
-    from gradnoise.wire.results import overlaps
+def _follow(args: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> Exit:
+    return follow(
+        args,
+        rows,
+        cells=_cells,
+        remarks=_remarks,
+        legend=LEGEND,
+        header=_HEADER,
+        right=_RIGHT,
+        least=_LIVE_WIDTHS,
+    )
 
-    try:
-        if not args.json:
-            note(LEGEND)
-            emit(aligned(_HEADER, [], right=_RIGHT, least=_LIVE_WIDTHS))
-        told: set[str] = set()
-        for row in rows:
-            if not overlaps(args.steps, row["first_step"], row["last_step"]):
-                continue
-            if args.json:
-                emit_json(row)
-            else:
-                if row["reason"] and row["reason"] not in told:
-                    told.add(row["reason"])
-                    note(f"{_place(row)}: {row['status']}: {row['reason']}")
-                emit(aligned(_HEADER, [_cells(row)], right=_RIGHT, least=_LIVE_WIDTHS, show_header=False))
-    except KeyboardInterrupt:
-        note("no longer following")
-    return Exit.DONE
+
+def _remarks(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if row["reason"]:
+        yield row["reason"], f"{_place(row)}: {row['status']}: {row['reason']}"
 
 
 def print_tail(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
