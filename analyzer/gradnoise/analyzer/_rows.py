@@ -34,7 +34,6 @@ def blank(
     """Return a row without a value, to be filled in."""
     closed = window.closed
     lost = max(0, closed.recorded - draws) if window.missing > 0 else 0
-    gap = f"{window.missing} rows of this window were recorded and are missing from the store"
     unknown = {field.name: math.nan for field in fields(TailRow) if field.type == "float"}
     known: dict[str, Any] = {
         "window": closed.window,
@@ -57,7 +56,7 @@ def blank(
         "sums": forms.Trend.UNCLEAR.value,
         "non_finite": non_finite,
         "dropped": closed.dropped + lost,
-        "warnings": window.notes if window.missing <= 0 else (*window.notes, gap),
+        "warnings": window.warnings,
     }
     return TailRow(**{**unknown, **known, "zeros": 0.0})
 

@@ -124,17 +124,15 @@ def failed_row(closed: ClosedWindow, reason: str) -> AlignmentRow:
 
 def _scales(window: Window) -> Iterator[AlignmentRow]:
     closed = window.closed
-    gap = f"{window.missing} rows of this window were recorded and are missing from the store"
-    warnings = window.notes if window.missing <= 0 else (*window.notes, gap)
     if not window.groups:
         yield failed_row(closed, "the run has no parameter groups")
     try:
         rows = [
-            _Subject(closed, group, closed.kind, size, draws, warnings).metric(metric)
+            _Subject(closed, group, closed.kind, size, draws, window.warnings).metric(metric)
             for group, size, draws, metric in noise_scales(window)
         ]
     except Exception as error:  # the window's tails are not lost for that
-        rows = [_failed(_Subject(closed, MODEL_GROUP, closed.kind, 0, 0, warnings), error)]
+        rows = [_failed(_Subject(closed, MODEL_GROUP, closed.kind, 0, 0, window.warnings), error)]
     yield from rows
 
 

@@ -225,7 +225,9 @@ def _parts(dump: Dump, producer: str, windows: Iterable[ClosedWindow]) -> Iterat
     """Yield one producer's windows as they become whole."""
     closing = {closed.window: closed for closed in windows}
     beside = Places()
-    for table in (Table.REFERENCE, Table.SKETCHES, Table.CURVATURE):
+    for table in WINDOW_TABLES:
+        if table is Table.DRAWS:
+            continue  # read in one go below
         for place, stamped in dump.placed(table, producer):
             beside.add(place, stamped)
 

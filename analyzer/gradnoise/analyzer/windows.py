@@ -159,3 +159,10 @@ class Window:
     notes: tuple[str, ...] = ()
     curvature: tuple[CurvatureRow, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What every row of the window repeats: the notes, and rows that are missing."""
+        if self.missing <= 0:
+            return self.notes
+        return *self.notes, f"{self.missing} rows of this window were recorded and are missing from the store"
