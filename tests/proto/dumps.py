@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,19 @@ INFO = RunInfo(
     plan={"coordinates": 4},
     versions={"python": "3.11"},
 )
+
+# A row of the steps table that holds something in every column.
+STEP: dict[str, Any] = {
+    "step": 3,
+    "theta": 2,
+    "wall_time": 5,
+    "loss": 0.5,
+    "lr": 0.1,
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "batch_size": 8,
+}
+STEP |= {"metrics": [("accuracy", 0.25)], "divisor": 4.0, "loss_scale": 1024.0, "clip_factor": 0.5}
 
 
 def draws_batch(

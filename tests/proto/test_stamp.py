@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gradnoise.wire import CorruptBatchError, Stamped, Table, pack, schema, unpack
 from gradnoise.wire._stamp import content_crc
 
-from .dumps import draws_batch
+from .dumps import STEP, draws_batch, without
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
@@ -71,21 +71,28 @@ def test_crc_depends_on_sequence_values_and_group_names() -> None:
     assert len(crcs) == 4
 
 
-def test_every_flipped_bit_of_the_payload_is_noticed_or_harmless() -> None:
-    stamped = Stamped.of(Table.DRAWS, 3, draws_batch([0, 1]))
+@pytest.mark.parametrize(
+    ("stamped", "least"),
+    [
+        (Stamped.of(Table.DRAWS, 3, draws_batch([0, 1])), 1 / 3),
+        (Stamped.of(Table.STEPS, 3, without(steps_batch([STEP]), "loss", "beta1", "clip_factor")), 1 / 5),
+    ],
+    ids=["every column", "absent columns"],
+)
+def test_every_flipped_bit_of_the_payload_is_noticed_or_harmless(stamped: Stamped, least: float) -> None:
     payload = pack(stamped)
     noticed = 0
     for position in range(len(payload)):
         damaged = bytearray(payload)
         damaged[position] ^= 1 << (zlib.crc32(bytes([position % 256])) % 8)
         try:
-            back = unpack(Table.DRAWS, bytes(damaged))
+            back = unpack(stamped.table, bytes(damaged))
         except CorruptBatchError:
             noticed += 1
         else:  # padding, or a part of the header that carries no content
             assert (back.sequence, back.crc32) == (3, stamped.crc32)
             assert back.batch.equals(stamped.batch)
-    assert noticed > len(payload) / 3
+    assert noticed > least * len(payload)
 
 
 @pytest.mark.parametrize("payload", [b"", b"no arrow", b"\xff\xff\xff\xff" + b"\0" * 4, bytes(64)])

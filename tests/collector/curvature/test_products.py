@@ -140,8 +140,8 @@ def test_out_is_written_whole_and_returned() -> None:
         assert method(torch.zeros_like(vector), out).abs().max() == 0
 
 
-class _Cube(torch.autograd.Function):
-    """x^3, whose backward pass cannot be differentiated."""
+class _SeenCube(torch.autograd.Function):
+    """x^3, of whose backward pass autograd sees everything."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -149,36 +149,27 @@ class _Cube(torch.autograd.Function):
         return x**3
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         (x,) = ctx.saved_tensors
         return torch.as_tensor(3 * x**2 * gradient)
 
 
-class _HiddenCube(torch.autograd.Function):
-    """x^3, of whose backward pass autograd sees a part only."""
+class _Cube(_SeenCube):
+    """Its backward pass cannot be differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        return x**3
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _SeenCube.backward(ctx, gradient)
+
+
+class _HiddenCube(_SeenCube):
+    """Autograd sees a part of its backward pass only."""
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         (x,) = ctx.saved_tensors
         return torch.from_numpy(3 * x.detach().numpy() ** 2) * gradient
-
-
-class _SeenCube(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        (x,) = ctx.saved_tensors
-        return torch.as_tensor(3 * x**2 * gradient)
 
 
 class _Custom(nn.Module):
