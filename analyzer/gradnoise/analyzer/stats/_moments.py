@@ -1,7 +1,8 @@
 """Moments of gradient noise from its Gram matrix, projections and quadratic forms, of all draws and without each.
 
 Everything here is unbiased for Σ = E u uᵀ, the covariance of the noise of one minibatch about the exact gradient. A
-square of Σ is estimated from pairs of *different* draws: the pair of a draw with itself would add (Tr Σ)²/K.
+square of Σ is estimated from pairs of *different* draws: the pair of a draw with itself would add (Tr Σ)²/K. Draws of
+one pass share no example, and their pairs miss what an example has with itself: fourth moments put that back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradnoise.analyzer.stats._measured import NoiseReference, Sampling
+from gradnoise.analyzer.stats._slices import Weights, slice_weights
 
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._estimate import Floats
@@ -29,6 +31,8 @@ class Ties:
     """ρ."""
     scale: float = 1.0
     """Times the second moment of a draw gives Σ: K/(K−1) about the mean of the draws."""
+    slices: Weights | None = None
+    """Of the statistics that make Tr Σ² of slices of passes; None of other draws."""
 
 
 def ties(measured: Measured) -> Ties:
@@ -45,7 +49,8 @@ def ties(measured: Measured) -> Ties:
         return Ties()
     whole, rest = divmod(draws, examples // batch)
     pairs = whole * (examples // batch) * (examples // batch - 1) + rest * (rest - 1)
-    return Ties(pairs / (draws * (draws - 1)), batch / (examples - batch))
+    share = pairs / (draws * (draws - 1))
+    return Ties(share, batch / (examples - batch), slices=slice_weights(share, batch, examples))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +84,36 @@ def _pair_means(rows: Floats) -> Floats:
     return np.concatenate([[total / (n * (n - 1))], (total - 2.0 * rows) / ((n - 1) * (n - 2))])
 
 
-def _without_ties(pairs: Floats, trace: Floats, tied: Ties, draws: int) -> Floats:
-    """Tr Σ² from the mean of (u_a · u_b)² over pairs.
+def _square(products: Floats, norms: Floats, tied: Ties, draws: int) -> Floats:
+    """Tr Σ² from Σ_b≠a (u_a · u_b)² of each draw and from |u_a|².
 
-    For normal u with Cov(u_a, u_b) = −ρΣ in a share f of the pairs, E (u_a·u_b)² averages (1 + fρ²) Tr Σ² +
-    fρ² (Tr Σ)², and E (mean |u|²)² = (Tr Σ)² + 2/K Tr Σ² (1 + f(K−1)ρ²). Other laws change the second equation only,
-    by fρ²/K: next to nothing.
+    Of slices of passes exactly, whatever the law of the examples (``_slices``). Else, for normal u with Cov(u_a, u_b) =
+    −ρΣ in a share f of the pairs, E (u_a·u_b)² averages (1 + fρ²) Tr Σ² + fρ² (Tr Σ)², and E (mean |u|²)² = (Tr Σ)² +
+    2/K Tr Σ² (1 + f(K−1)ρ²). Other laws change the second equation only, by fρ²/K: next to nothing.
     """
+    pairs = _pair_means(products)
+    result: Floats
+    if tied.slices is not None:
+        squares = norms**2
+        beside = _pair_means(norms * norms.sum() - squares)
+        result = tied.slices.square(pairs, beside, jackknife_means(squares))
+        return result
     tie = tied.share * tied.strength**2
     count = np.full(len(pairs), draws - 1.0)
     count[0] = draws
     share = 1.0 + tie - 2.0 * tie / count * (1.0 + tie * (count - 1.0))
-    result: Floats = (pairs - tie * trace**2) / share * tied.scale**2
+    result = (pairs - tie * jackknife_means(norms) ** 2) / share * tied.scale**2
+    return result
+
+
+def _squares_along(squares: Floats, tied: Ties) -> Floats:
+    """Σ_i c_ii² from the squared projections (K, k)."""
+    fourth = np.einsum("ki,ki->k", squares, squares)
+    pairs = _pair_means(squares @ squares.sum(axis=0) - fourth)
+    if tied.slices is not None:  # along one direction a squared product is the product of the squares
+        return tied.slices.square(pairs, pairs, jackknife_means(fourth))
+    tie = 1.0 + 2.0 * tied.share * tied.strength**2  # E p_a² p_b² = c² (1 + 2ρ²) for a tied pair
+    result: Floats = pairs / tie * tied.scale**2
     return result
 
 
@@ -103,22 +126,18 @@ def moments(gram: Floats, projections: Floats, quadratic: Floats, tied: Ties) ->
     trace = square = product = variances = inner_square = inner_diagonal = None
     if gram.size:
         norms = np.diagonal(gram)
-        raw = jackknife_means(norms)
-        square = _without_ties(_pair_means(np.einsum("ab,ab->a", gram, gram) - norms**2), raw, tied, draws)
-        trace = raw * tied.scale
+        square = _square(np.einsum("ab,ab->a", gram, gram) - norms**2, norms, tied, draws)
+        trace = jackknife_means(norms) * tied.scale
     if quadratic.size:
         product = jackknife_means(quadratic) * tied.scale
     if projections.size:
         squares = projections**2
-        raw = jackknife_means(squares)
         energy = squares.sum(axis=1)
         # Σ_b (p_a · p_b)² = p_aᵀ (PᵀP) p_a, without the K × K matrix.
         along = np.einsum("ki,ki->k", projections @ (projections.T @ projections), projections)
-        inner_square = _without_ties(_pair_means(along - energy**2), raw.sum(axis=1), tied, draws)
-        rows = squares @ squares.sum(axis=0) - np.einsum("ki,ki->k", squares, squares)
-        tie = 1.0 + 2.0 * tied.share * tied.strength**2  # E p_a² p_b² = c² (1 + 2ρ²) for a tied pair
-        inner_diagonal = _pair_means(rows) / tie * tied.scale**2
-        variances = raw * tied.scale
+        inner_square = _square(along - energy**2, energy, tied, draws)
+        inner_diagonal = _squares_along(squares, tied)
+        variances = jackknife_means(squares) * tied.scale
     return Moments(draws, trace, square, product, variances, inner_square, inner_diagonal)
 
 
