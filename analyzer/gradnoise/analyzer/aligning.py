@@ -12,7 +12,7 @@ import numpy as np
 
 from gradnoise.analyzer import _landscape
 from gradnoise.analyzer._landscape import Landscape
-from gradnoise.analyzer._scales import noise_scales
+from gradnoise.analyzer._noise_scales import noise_scales
 from gradnoise.analyzer.report import AlignmentRow, RowStatus
 from gradnoise.analyzer.stats import Estimate, Status
 from gradnoise.analyzer.stats.alignment import Matrix, Measured, Name, Sampling, align
@@ -114,7 +114,7 @@ def aligned(window: Window) -> tuple[AlignmentRow, ...]:
 
     A measurement that contradicts itself, or whose analysis fails, has one row, with status ``failed`` and the reason.
     """
-    return tuple(_measurements(window) if window.closed.measures_curvature else _scales(window))
+    return tuple(_measurements(window) if window.closed.measures_curvature else _of_draws(window))
 
 
 def failed_row(closed: ClosedWindow, reason: str) -> AlignmentRow:
@@ -122,7 +122,7 @@ def failed_row(closed: ClosedWindow, reason: str) -> AlignmentRow:
     return _Subject(closed, MODEL_GROUP, closed.kind, 0, 0, ()).failed(reason)
 
 
-def _scales(window: Window) -> Iterator[AlignmentRow]:
+def _of_draws(window: Window) -> Iterator[AlignmentRow]:
     closed = window.closed
     if not window.groups:
         yield failed_row(closed, "the run has no parameter groups")

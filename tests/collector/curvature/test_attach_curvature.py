@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradnoise.collector import CollectorError, Curvature, Limits, Probe, Sampling, attach
-from gradnoise.collector._curvature.frozen import refuse_sharded
+from gradnoise.collector._curvature.at_rest import refuse_sharded
 from gradnoise.collector._curvature.measure import measure
 from gradnoise.collector.curvature import CurvatureError, measure_curvature
 from gradnoise.wire import CurvatureRow, Dump, Table, curvature_rows
@@ -280,7 +280,7 @@ def test_something_else_than_a_plan_is_refused(tmp_path: Path, given: Any) -> No
 
 
 def test_a_sharded_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradnoise.collector._curvature.frozen.is_sharded", lambda _: True)
+    monkeypatch.setattr("gradnoise.collector._curvature.at_rest.is_sharded", lambda _: True)
     with pytest.raises(CurvatureError, match=r"sharded.*full state dict"):
         refuse_sharded(mlp())
     with pytest.raises(CurvatureError, match="sharded"):

@@ -20,7 +20,7 @@ from gradnoise.analyzer.stats._interval import combined, jackknife_part, jackkni
 from gradnoise.analyzer.stats._line import Line, fit_line, fit_offset, jackknife_covariance, slope_of_noise
 from gradnoise.analyzer.stats._metric import Metric, Name, missing
 from gradnoise.analyzer.stats._moments import jackknife_means
-from gradnoise.analyzer.stats._nulls import FRAME, relative_variance
+from gradnoise.analyzer.stats._unaligned import FRAME, relative_variance
 
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._estimate import Floats

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import stdtrit
 
-from gradnoise.analyzer.stats._estimate import Estimate
+from gradnoise.analyzer.stats._estimate import Z95, Estimate
 
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._estimate import Floats
@@ -74,7 +74,7 @@ def combined(
     weight = math.fsum((part.variance / variance) ** 2 / part.freedom for part in parts) if variance > 0 else 0.0
     freedom = 1.0 / weight if weight > 0 else math.inf
     se = math.sqrt(variance)
-    margin = float(stdtrit(freedom, 0.975)) * se if math.isfinite(freedom) else 1.959963984540054 * se
+    margin = float(stdtrit(freedom, 0.975)) * se if math.isfinite(freedom) else Z95 * se
     if log:
         low, high = (value * math.exp(min(max(end, -_LARGEST), _LARGEST)) for end in (-bias - margin, -bias + margin))
         return Estimate(value, value * se, min(low, value), max(high, value), n, method, reference, warnings)

@@ -14,7 +14,7 @@ from gradnoise.analyzer.stats._interval import Part
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._estimate import Floats
 
-__all__ = ["Line", "fit_line", "fit_offset", "jackknife_covariance"]
+__all__ = ["Line", "fit_line", "fit_offset", "jackknife_covariance", "slope_of_noise"]
 
 _PASSES = 50
 _TOLERANCE = 1e-10

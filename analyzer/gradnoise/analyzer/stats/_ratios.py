@@ -17,8 +17,8 @@ from gradnoise.analyzer.stats._estimate import Z95, Estimate, Status
 from gradnoise.analyzer.stats._interval import Part, replicated
 from gradnoise.analyzer.stats._measured import Matrix
 from gradnoise.analyzer.stats._metric import Metric, Name, missing
-from gradnoise.analyzer.stats._nulls import ISOTROPIC, positive_null, relative_variance
 from gradnoise.analyzer.stats._setting import unknown_of
+from gradnoise.analyzer.stats._unaligned import ISOTROPIC, positive_null, relative_variance
 
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._estimate import Floats

@@ -11,7 +11,7 @@ from scipy.linalg import eigh
 from gradnoise.analyzer.stats._curved import Unknown
 from gradnoise.analyzer.stats._estimate import Z95, Estimate, Status
 from gradnoise.analyzer.stats._metric import Metric, Name, missing
-from gradnoise.analyzer.stats._nulls import FRAME
+from gradnoise.analyzer.stats._unaligned import FRAME
 
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._estimate import Floats

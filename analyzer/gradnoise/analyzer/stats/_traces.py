@@ -11,8 +11,8 @@ from gradnoise.analyzer.stats._curved import Unknown
 from gradnoise.analyzer.stats._estimate import Estimate, Status
 from gradnoise.analyzer.stats._interval import combined, replicated
 from gradnoise.analyzer.stats._metric import Metric, Name, missing
-from gradnoise.analyzer.stats._nulls import direction_null, isotropic_rank, isotropic_square
 from gradnoise.analyzer.stats._setting import unknown_of
+from gradnoise.analyzer.stats._unaligned import direction_null, isotropic_rank, isotropic_square
 
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._setting import Setting

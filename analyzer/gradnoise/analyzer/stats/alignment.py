@@ -12,14 +12,14 @@ import math
 
 import numpy as np
 
-from gradnoise.analyzer.stats._blocks import damped
+from gradnoise.analyzer.stats._batch_scales import batch_scales
+from gradnoise.analyzer.stats._dense_blocks import damped
 from gradnoise.analyzer.stats._estimate import Status, as_generator
 from gradnoise.analyzer.stats._exponent import exponents, log_scales, scale_rows
 from gradnoise.analyzer.stats._measured import Matrix, Measured, NoiseReference, Sampling
 from gradnoise.analyzer.stats._metric import Metric, Name, missing
 from gradnoise.analyzer.stats._projection_tails import heavy_warning, is_heavy, projection_alpha
 from gradnoise.analyzer.stats._ratios import ratios
-from gradnoise.analyzer.stats._scales import scales
 from gradnoise.analyzer.stats._setting import MIN_DRAWS, setting
 from gradnoise.analyzer.stats._subspace import overlaps
 from gradnoise.analyzer.stats._traces import eigenvalues, traces, variances
@@ -90,7 +90,7 @@ def align(measured: Measured, *, rng: np.random.Generator) -> tuple[Metric, ...]
             *ratios(given),
             *overlaps(given),
             *damped(given),
-            *scales(given),
+            *batch_scales(given),
             alpha,
             *traces(given),
             *eigenvalues(given),

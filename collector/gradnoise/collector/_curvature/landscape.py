@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from gradnoise.collector._curvature.at_rest import at_rest
 from gradnoise.collector._curvature.config import CurvatureError, parts_of
 from gradnoise.collector._curvature.data import Passes
 from gradnoise.collector._curvature.differences import displaced
-from gradnoise.collector._curvature.frozen import at_rest
 from gradnoise.collector._curvature.loaders import alike
 from gradnoise.collector._curvature.parts import chosen
 from gradnoise.collector._curvature.space import Space

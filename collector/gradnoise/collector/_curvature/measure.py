@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from gradnoise.collector._curvature.at_rest import at_rest
 from gradnoise.collector._curvature.data import Passes
 from gradnoise.collector._curvature.dense import block_of, coordinates_of
 from gradnoise.collector._curvature.dots import dots, norm2
 from gradnoise.collector._curvature.draws import take
-from gradnoise.collector._curvature.frozen import at_rest
 from gradnoise.collector._curvature.lanczos import eigenpairs
 from gradnoise.collector._curvature.loaders import alike, own
 from gradnoise.collector._curvature.parts import chosen

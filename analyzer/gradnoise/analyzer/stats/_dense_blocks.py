@@ -9,9 +9,9 @@ import numpy as np
 from gradnoise.analyzer.stats._estimate import Status
 from gradnoise.analyzer.stats._metric import Metric, Name, missing
 from gradnoise.analyzer.stats._moments import jackknife_means, ties
-from gradnoise.analyzer.stats._nulls import ISOTROPIC, positive_null
 from gradnoise.analyzer.stats._ratios import row
 from gradnoise.analyzer.stats._setting import MIN_DRAWS
+from gradnoise.analyzer.stats._unaligned import ISOTROPIC, positive_null
 
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._estimate import Estimate, Floats

@@ -9,21 +9,21 @@ import numpy as np
 from scipy.special import bdtr
 
 from gradnoise.analyzer.stats._curved import Known, Unknown
-from gradnoise.analyzer.stats._estimate import Estimate, Status
+from gradnoise.analyzer.stats._estimate import Z95, Estimate, Status
 from gradnoise.analyzer.stats._metric import Metric, Name, missing
-from gradnoise.analyzer.stats._nulls import positive_null, relative_variance
 from gradnoise.analyzer.stats._ratios import row
+from gradnoise.analyzer.stats._unaligned import positive_null, relative_variance
 
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._setting import Setting
 
-__all__ = ["scales"]
+__all__ = ["batch_scales"]
 
 _SOURCE = "McCandlish et al. 2018, eqs. 2.8 and 2.9"
 _RATIO = "mean over draws over the exact gradient, delete-one jackknife"
 
 
-def scales(given: Setting) -> list[Metric]:
+def batch_scales(given: Setting) -> list[Metric]:
     """B_simple = Tr C/|∇F|², B_noise = Tr(HC)/(∇FᵀH∇F), the median of |u|² and B_simple of it."""
     typical = _typical(given)
     return [_b_simple(given), _b_noise(given), typical, _b_typical(given, typical)]
@@ -86,7 +86,7 @@ def _typical(given: Setting) -> Metric:
     low, high = float(norms[rank - 1]), float(norms[n - rank])
     value = float(np.median(norms))
     method = "median, interval of order statistics"
-    found = Estimate(value, (high - low) / (2 * 1.959963984540054), low, high, n, method, "", given.warnings)
+    found = Estimate(value, (high - low) / (2 * Z95), low, high, n, method, "", given.warnings)
     return Metric(Name.TYPICAL_NORM2, None, found, None)
 
 
