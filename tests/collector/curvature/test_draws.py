@@ -94,7 +94,7 @@ def test_everything_is_exact_in_whatever_memory_there_is(count: int, pairs: int,
 
 
 def test_gradients_are_taken_again_block_by_block() -> None:
-    """128 draws, 20 eigenvectors, 26 vectors: three columns at first, then blocks of 24."""
+    """128 draws, 14 eigenvectors and room for 12: nine columns at first, then blocks of 24."""
     model, gradients = Theta(), gradients_of(128)
     source = Linear(model, gradients)
     found = taken(source, model, symmetric(D), 14, 12, 128)
@@ -147,6 +147,36 @@ def test_a_gradient_of_nan_is_named() -> None:
     gradients[3, 2] = torch.nan
     with pytest.raises(CurvatureError, match="draw 3 holds NaN"):
         taken(Linear(model, gradients), model, symmetric(D), 1, 8, 5)
+
+
+class _Raising(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor, error: Exception) -> torch.Tensor:
+        ctx.error = error
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        raise ctx.error
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (RuntimeError("why"), CurvatureError, "gradient of draw 0 raised RuntimeError: why"),
+        (KeyError("why"), CurvatureError, "gradient of draw 0 raised KeyError: 'why'"),
+        (torch.OutOfMemoryError("much"), torch.OutOfMemoryError, "much"),
+    ],
+)
+def test_what_a_backward_pass_raises_names_the_draw_and_lack_of_memory_stays_itself(
+    raised: Exception, expected: type[Exception], message: str
+) -> None:
+    model = Theta()
+    through: Any = _Raising
+    ones = torch.ones(D, dtype=torch.float64)
+    source = OfFunction(model, lambda: through.apply(model.dot(ones), raised), seed=0)
+    with pytest.raises(expected, match=message):
+        taken(source, model, symmetric(D), 1, 8, 5)
 
 
 def test_draws_that_never_change_are_said() -> None:

@@ -15,13 +15,14 @@ from __future__ import annotations
 import itertools
 import math
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from gradnoise.collector._curvature.config import CurvatureError
+from gradnoise.collector._curvature.data import blaming
 from gradnoise.collector._curvature.differentiable import differentiable
 from gradnoise.collector._curvature.dots import dots, norm2
 
@@ -41,25 +42,32 @@ BESIDE = 3  # vectors beside V: grad F, u, H u
 _SAME = 1e-3  # relative difference of |u|^2 of one draw, taken twice
 
 
-@dataclass(frozen=True, slots=True)
+def _none() -> NDArray[np.float64]:
+    return np.empty((0, 0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Noise:
-    """What was taken of the draws; K of them, k eigenvectors, p coordinates.
+    """What was taken of the draws; K of them, k eigenvectors, p coordinates. By default none were.
 
     Attributes:
         draws, batch_size: K, and the examples of each; None where unknown, or not the same.
+        sampling, replacement: their source's.
         gram, projections, quadratic, block: (K, K), (K, k), (K,), (K, p), float64; ``gram`` is empty where the
             minibatches could not be taken again.
         gradients: minibatch gradients that were taken.
         notes: what is to be said.
     """
 
-    draws: int
-    batch_size: int | None
-    gram: NDArray[np.float64]
-    projections: NDArray[np.float64]
-    quadratic: NDArray[np.float64]
-    block: NDArray[np.float64]
-    gradients: int
+    draws: int = 0
+    batch_size: int | None = None
+    sampling: str | None = None
+    replacement: bool | None = None
+    gram: NDArray[np.float64] = field(default_factory=_none)
+    projections: NDArray[np.float64] = field(default_factory=_none)
+    quadratic: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    block: NDArray[np.float64] = field(default_factory=_none)
+    gradients: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -152,16 +160,18 @@ def take(
             f"are because they do not all fit into memory; give vectors={len(vectors) + BESIDE + draws}, or draw them "
             "with the random numbers of torch, numpy or random alone"
         )
-        gram = np.empty((0, 0))
+        gram = _none()
     return Noise(
-        count,
-        sizes.pop() if len(sizes) == 1 else None,
-        gram,
-        projections[:count],
-        quadratic[:count],
-        block[:count],
-        count + (again or 0),
-        tuple(notes),
+        draws=count,
+        batch_size=sizes.pop() if len(sizes) == 1 else None,
+        sampling=source.sampling,
+        replacement=source.replacement,
+        gram=gram,
+        projections=projections[:count],
+        quadratic=quadratic[:count],
+        block=block[:count],
+        gradients=count + (again or 0),
+        notes=tuple(notes),
     )
 
 
@@ -217,11 +227,8 @@ def _noise(
     minibatch: Minibatch, space: Space, model: torch.nn.Module, mean: torch.Tensor, out: torch.Tensor, number: int
 ) -> None:
     """Write the noise of a minibatch, ``mean`` minus its gradient, to ``out``."""
-    try:
-        with differentiable(model):
-            gradients = torch.autograd.grad(minibatch.loss, space.parameters, allow_unused=True)
-    except RuntimeError as error:
-        raise CurvatureError(f"the gradient of draw {number} raised {type(error).__name__}: {error}") from error
+    with blaming(f"the gradient of draw {number}"), differentiable(model):
+        gradients = torch.autograd.grad(minibatch.loss, space.parameters, allow_unused=True)
     space.flatten(gradients, out=out)
     del gradients
     torch.sub(mean, out, out=out)

@@ -18,7 +18,7 @@ from gradnoise.collector._curvature.at_rest import at_rest
 from gradnoise.collector._curvature.data import Passes
 from gradnoise.collector._curvature.dense import block_of, coordinates_of
 from gradnoise.collector._curvature.dots import dots, norm2
-from gradnoise.collector._curvature.draws import take
+from gradnoise.collector._curvature.draws import Noise, take
 from gradnoise.collector._curvature.lanczos import eigenpairs
 from gradnoise.collector._curvature.loaders import alike, own
 from gradnoise.collector._curvature.parts import chosen
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from gradnoise.collector._curvature.config import Curvature
     from gradnoise.collector._curvature.sources import Source
 
-__all__ = ["DENSITIES", "measure"]
+__all__ = ["measure"]
 
-DENSITIES = 4  # probe vectors that give a spectral density, at most
+_DENSITIES = 4  # probe vectors that give a spectral density, at most
 
 
 def measure(model: torch.nn.Module, plan: Curvature, *, step: int = 0) -> tuple[CurvatureRow, ...]:
@@ -95,7 +95,7 @@ class _Part:
         projections = dots(vectors, mean).cpu().numpy()
         products(mean, out=product)
         length2, quadratic = norm2(mean), float(dots(mean[None], product))
-        drawn = self._drawn(vectors, free, coordinates)
+        noise = self._drawn(vectors, free, coordinates)
         return CurvatureRow(
             part=self._name,
             kind=CurvatureKind(plan.matrix),
@@ -120,7 +120,14 @@ class _Part:
             density_weights=samples.weights,
             coordinates=coordinates,
             block=block,
-            **drawn,
+            draws=noise.draws,
+            batch_size=noise.batch_size,
+            sampling=noise.sampling,
+            replacement=noise.replacement,
+            gram=noise.gram,
+            projections=noise.projections,
+            quadratic=noise.quadratic,
+            block_noise=noise.block,
         )
 
     def _generator(self) -> torch.Generator:
@@ -170,7 +177,7 @@ class _Part:
             vectors,
             work,
             probes=plan.probes,
-            densities=min(DENSITIES, plan.probes),
+            densities=min(_DENSITIES, plan.probes),
             steps=steps,
             generator=self._generator(),
         )
@@ -192,11 +199,10 @@ class _Part:
         data = own(plan.data) if shuffles else self._again
         return OfPasses(Passes(self._model, plan.loss_fn, data), data, seed=plan.seed, shuffles=shuffles)
 
-    def _drawn(self, vectors: torch.Tensor, free: torch.Tensor, coordinates: NDArray[np.int64]) -> dict[str, Any]:
-        """Return what the row has of the draws."""
+    def _drawn(self, vectors: torch.Tensor, free: torch.Tensor, coordinates: NDArray[np.int64]) -> Noise:
         source = self._source()
         if source is None:
-            return {"draws": 0}
+            return Noise()
         wanted = self._plan.draws
         noise = take(
             source, self._space, self._model, self._products, vectors, free, draws=wanted, coordinates=coordinates
@@ -206,13 +212,4 @@ class _Part:
             self._notes.append(f"{noise.draws} draws instead of {wanted}: {source.ended}")
         if noise.draws < len(vectors):
             self._notes.append(f"fewer draws ({noise.draws}) than eigenpairs ({len(vectors)})")
-        return {
-            "draws": noise.draws,
-            "batch_size": noise.batch_size,
-            "sampling": source.sampling,
-            "replacement": source.replacement,
-            "gram": noise.gram,
-            "projections": noise.projections,
-            "quadratic": noise.quadratic,
-            "block_noise": noise.block,
-        }
+        return noise
