@@ -116,19 +116,22 @@ def test_independent_draws_have_no_order(order: list[int]) -> None:
         same(after[name, None], before[name, None], 1.0)
 
 
-@pytest.mark.parametrize(("law", "draws", "repeats"), [("normal", 64, 240), ("normal", 256, 120)])
-def test_intervals_hold_the_truth_as_often_as_they_say(law: str, draws: int, repeats: int) -> None:
+# Ratios over squares, and a correlation that is cut at 1: off by up to half of their spread. All else is unbiased.
+BIASED = (Name.PEARSON, Name.MATRIX_COSINE, Name.EFFECTIVE_RANK)
+
+
+@pytest.mark.parametrize(("draws", "repeats"), [(64, 240), (256, 120)])
+def test_intervals_hold_the_truth_as_often_as_they_say(draws: int, repeats: int) -> None:
     """A modest run of the calibration: below 89 % of 240 repeats comes by chance once in 10 000 where 95 % are held."""
-    tallies, truth = coverage(law, draws, repeats, seed=101)
+    tallies, truth = coverage("normal", draws, repeats, seed=101)
     assert set(tallies) == set(truth)
     for name, tally in tallies.items():
         counted = tally.inside + tally.above + tally.below
         assert counted > 0.9 * repeats, name
         assert tally.inside >= (0.89 if repeats > 200 else 0.86) * counted, (name, tally)
-        # Values are unbiased within four standard errors, or within a third of their spread (ratios, cut correlations).
         values = np.asarray(tally.values)
         off = abs(values.mean() - truth[name]) / values.std()
-        assert off < max(4.0 / np.sqrt(repeats), 0.8), name
+        assert off < (0.6 if name in BIASED else 4.0 / np.sqrt(repeats)), name
 
 
 @pytest.mark.parametrize(
