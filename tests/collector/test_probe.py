@@ -156,6 +156,35 @@ def test_parameters_changed_or_replaced_inside_are_put_back() -> None:
     assert [(i, v.tolist()) for i, v, _ in before] == [(i, v.tolist()) for i, v, _ in after]
 
 
+def moving(model: Any) -> None:
+    weight = model.body[0].weight
+    weight.data = torch.empty(0)
+
+
+def narrowing(model: Any) -> None:
+    model.half()
+
+
+def freeing(model: Any) -> None:
+    model.body[0].weight.untyped_storage().resize_(0)
+
+
+@pytest.mark.parametrize("take_away", [moving, narrowing, freeing])
+def test_parameters_lie_where_they_lay_whatever_is_done_to_their_storage(take_away: Callable[[Any], None]) -> None:
+    model: Any = Rough()
+    tensors = list(model.state_dict(keep_vars=True).values())
+    tensors[0].grad = gradient = torch.ones_like(tensors[0])
+    views = [tensor.detach() for tensor in tensors]  # as into a flat buffer of all parameters
+    values = [view.clone() for view in views]
+    with preserved(model):
+        take_away(model)
+    assert tensors[0].grad is gradient
+    for tensor, view, value in zip(tensors, views, values, strict=True):
+        assert tensor.dtype == value.dtype
+        assert tensor.is_set_to(view)
+        assert torch.equal(tensor, value)
+
+
 def broken(model: nn.Module, data: Data) -> torch.Tensor:
     raise ValueError("no more data")
 

@@ -68,6 +68,7 @@ def preserved(model: torch.nn.Module, *, on_host: bool = False) -> Iterator[None
             (tensor, tensor.detach().to("cpu", copy=True) if on_host else tensor.detach().clone())
             for tensor in tensors.values()
         ]
+    places = [_Place(tensor) for tensor in tensors.values() if _is_plain(tensor)]
     for tensor, _ in gradients:
         tensor.grad = None
     try:
@@ -83,6 +84,8 @@ def preserved(model: torch.nn.Module, *, on_host: bool = False) -> Iterator[None
             if getattr(tensor, name, None) is not there:
                 setattr(tensor, name, there)
         with torch.no_grad():
+            for place in places:
+                place.put_back()
             for tensor, copy in copies:
                 # Untouched tensors keep their version counters.
                 if not torch.equal(tensor, copy.to(tensor.device)):
@@ -92,6 +95,32 @@ def preserved(model: torch.nn.Module, *, on_host: bool = False) -> Iterator[None
                 tensor.requires_grad_(flag)
         for tensor, gradient in gradients:
             tensor.grad = gradient
+
+
+class _Place:
+    """Where a tensor's values lie: what ``.data = ...``, ``module.half()`` or freeing its storage takes from it."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+        self._values = tensor.detach()
+        self._nbytes = tensor.untyped_storage().nbytes()
+
+    def put_back(self) -> None:
+        """Let the tensor lie there again; the values there may be others."""
+        storage = self._values.untyped_storage()
+        if storage.nbytes() != self._nbytes:
+            storage.resize_(self._nbytes)
+        there = self._tensor
+        if (
+            there.dtype != self._values.dtype
+            or there.device != self._values.device
+            or not there.is_set_to(self._values)
+        ):
+            there.data = self._values
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__ and tensor.layout is torch.strided
 
 
 def _put_back(there: MutableMapping[str, Any], before: dict[str, Any]) -> None:
