@@ -272,6 +272,23 @@ def test_where_the_dump_has_no_room_it_is_skipped_and_said(
     assert any("spool" in said for said in messages(caplog))
 
 
+def test_a_measurement_that_the_memory_does_not_let_wait_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradnoise.collector._recording.records.CurvatureAt.nbytes", 1 << 30)
+    model = mlp()
+    optimizer = sgd(model)
+    with attach(
+        model, optimizer, dump=tmp_path, sampling=NO_BURSTS, curvature=Curvature(fixed(), LOSS, every=2, **SMALL)
+    ):
+        train(model, optimizer, Data(), 4)
+    (said,) = messages(caplog)
+    assert "1024.0 MB" in said
+    assert "Limits(memory=...)" in said
+    assert counted(tmp_path)["dropped"] == 2
+    assert written(tmp_path) == []
+
+
 @pytest.mark.parametrize("given", [5000, True, {"every": 3}])
 def test_something_else_than_a_plan_is_refused(tmp_path: Path, given: Any) -> None:
     model = mlp()

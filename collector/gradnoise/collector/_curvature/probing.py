@@ -70,7 +70,7 @@ class CurvatureProbing:
         if self._sink.curvature(CurvatureAt(rows)):
             self._end(theta)
         else:
-            self._sink.event("dropped", "a measurement of curvature was lost: the disk was slower", step=theta)
+            self._sink.event("dropped", "a measurement of curvature was lost: too much waited for the disk", step=theta)
 
     def finish(self, theta: int) -> None:
         """Say if the training was too short for any."""

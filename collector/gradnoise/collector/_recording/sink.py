@@ -58,6 +58,10 @@ _TOO_LARGE = (
     "gradnoise drops draws that hold %.1f MB of samples at one theta: Limits(memory=...), %.1f MB, does not let so "
     "much wait for the disk. Give it more memory, or sample fewer coordinates. Dropped draws are counted"
 )
+_MEASURED_TOO_MUCH = (
+    "gradnoise drops measurements of curvature that hold %.1f MB: Limits(memory=...), %.1f MB, does not let so much "
+    "wait for the disk. Give it more memory, or measure less (draws, dense, parts). Each is an event"
+)
 _TRIMMED = "gradnoise deletes what the analyzer has acknowledged from %s: the dump had grown to Limits(spool=...)"
 _SKIPPED = (
     "gradnoise skips whole bursts and probes: the dump %s has grown to Limits(spool=...). Raise the limit, record less "
@@ -206,8 +210,12 @@ class Sink:
         return self._offer(item)
 
     def curvature(self, item: CurvatureAt) -> bool:
-        """Offer what was measured of the curvature."""
-        return self._offer(item)
+        """Offer what was measured of the curvature; False if there was no room for it."""
+        if self._offer(item):
+            return True
+        if self.recording and item.nbytes > self._backlog.limit:
+            self.warn_once("memory of curvature", _MEASURED_TOO_MUCH, item.nbytes / 2**20, self._limits.memory / 2**20)
+        return False
 
     def end_window(self, end: WindowEnd) -> None:
         """Close a window, full as the queue may be. One skipped for want of :meth:`room` is counted and warned of."""
