@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gradnoise.analyzer.stats import InvalidInput, Status
 from gradnoise.analyzer.stats.alignment import Metric, Name
 from gradnoise.analyzer.stats.contrasts import Replacement
-from gradnoise.analyzer.stats.noise_scale import WHOLE, Gradients, Scale, Source, fieller, noise_scale
+from gradnoise.analyzer.stats.noise_scale import WHOLE, Gradients, Scale, fieller, noise_scale
 
 RNG = np.random.default_rng(1)
 J, K = 50, 40
@@ -48,7 +48,7 @@ def test_pairs_at_one_theta_are_the_mean_over_all_pairs() -> None:
     assert rows[Name.GRADIENT_NORM2].estimate.value == pytest.approx(off)
     assert rows[Name.TRACE_SIGMA].estimate.value == pytest.approx(apart)
     assert rows[Name.B_SIMPLE].estimate.value == pytest.approx(16 * apart / off)
-    assert found.source is Source.PAIRS
+    assert found.metrics[1].estimate.method == "pairs of draws, jackknife"
     assert whole.group == WHOLE
     assert named(whole)[Name.B_SIMPLE].estimate == rows[Name.B_SIMPLE].estimate
 
@@ -141,7 +141,7 @@ def test_a_draw_that_a_group_lacks_is_left_out_of_the_model() -> None:
 def test_bursts_compare_neighbours_and_say_so() -> None:
     found = noise_scale([group(VALUES, np.arange(K))])[0]
     rows = named(found)
-    assert found.source is Source.NEIGHBOURS
+    assert found.metrics[1].estimate.method == "neighbouring draws, jackknife"
     assert rows[Name.TRACE_SIGMA].estimate.value == pytest.approx(
         0.5 * np.square(np.diff(VALUES, axis=0)).sum(1).mean()
     )

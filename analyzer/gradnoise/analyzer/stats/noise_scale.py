@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,21 +28,12 @@ if TYPE_CHECKING:
 
     from gradnoise.analyzer.stats._estimate import Floats
 
-__all__ = ["WHOLE", "Gradients", "Scale", "Source", "noise_scale"]
+__all__ = ["WHOLE", "Gradients", "Scale", "noise_scale"]
 
 WHOLE = "*"
 """The name that the whole model goes by."""
 _SOURCE = "McCandlish et al. 2018, appendix A.1"
 _FIELLER = "ratio of pair means, Fieller's interval"
-
-
-class Source(StrEnum):
-    """Which draws were compared."""
-
-    PAIRS = "pairs"
-    """Draws at one θ."""
-    NEIGHBOURS = "neighbours"
-    """Each draw with the next one, at another θ."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +74,6 @@ class Scale:
 
     group: str
     """``*`` for the whole model."""
-    source: Source
     metrics: tuple[Metric, ...]
     """``b_simple``, ``trace_sigma`` (of one minibatch), ``gradient_norm2``, each with status and reason."""
 
@@ -124,30 +113,29 @@ def _scale(name: str, groups: tuple[Gradients, ...], examples: int | None, repla
     if len(filled) < len(groups):
         warnings.append(f"{len(groups) - len(filled)} of {len(groups)} groups have no draws and are left out")
     if not filled:
-        return _none(name, Source.PAIRS, Status.TOO_FEW_DRAWS, "no draws")
+        return _none(name, Status.TOO_FEW_DRAWS, "no draws")
     kept = _common(filled, warnings)
     first = filled[0]
     plan = design(first.theta[kept[0]])
-    source = Source.PAIRS if plan.pairs else Source.NEIGHBOURS
     if plan.units < 2:
         reason = f"{len(kept[0])} draws at {plan.thetas} θ: too few to compare"
-        return _none(name, source, Status.TOO_FEW_DRAWS, reason, len(kept[0]))
+        return _none(name, Status.TOO_FEW_DRAWS, reason, len(kept[0]))
     if not plan.pairs:
         warnings.append("neighbouring draws are of different θ: drift is read as noise, and |∇F|² is along the way")
     total = _added([sums(group.values[rows], group.size, plan) for group, rows in zip(filled, kept, strict=True)])
     # Squares of the two are what Fieller's interval is made of.
     if not (np.isfinite(total.replicates**2).all() and np.isfinite(total.covariance()).all()):
         reason = "squares of these gradients are beyond the range of double precision"
-        return _none(name, source, Status.NON_FINITE, reason, plan.units)
+        return _none(name, Status.NON_FINITE, reason, plan.units)
     if total.trace == 0 and total.norm2 == 0:
-        return _none(name, source, Status.ALL_ZERO, "every gradient is 0", plan.units)
+        return _none(name, Status.ALL_ZERO, "every gradient is 0", plan.units)
     batch = _batch(first, kept[0][plan.rows])
-    return Scale(name, source, _metrics(_corrected(total, batch, examples, replacement), batch, plan, tuple(warnings)))
+    return Scale(name, _metrics(_corrected(total, batch, examples, replacement), batch, plan, tuple(warnings)))
 
 
-def _none(name: str, source: Source, status: Status, reason: str, n: int = 0) -> Scale:
+def _none(name: str, status: Status, reason: str, n: int = 0) -> Scale:
     of = (Name.B_SIMPLE, Name.TRACE_SIGMA, Name.GRADIENT_NORM2)
-    return Scale(name, source, tuple(missing(each, status, reason, n=n) for each in of))
+    return Scale(name, tuple(missing(each, status, reason, n=n) for each in of))
 
 
 def _common(groups: tuple[Gradients, ...], warnings: list[str]) -> list[np.ndarray[Any, np.dtype[np.intp]]]:
