@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,18 @@ def test_names_that_help_writes_out_are_those_of_the_measurement() -> None:
     assert list(_measure._MODES) == list(Mode)
     assert list(_measure._MATRICES) == [CurvatureKind.HESSIAN, CurvatureKind.GAUSS_NEWTON]
     assert list(_measure._METHODS) == ["auto", ProductMethod.DOUBLE_BACKWARD, ProductMethod.FINITE_DIFFERENCES]
-    assert {*_measure._OPTIONS, "parts"} <= set(inspect.signature(measure_curvature).parameters)
+
+
+def test_defaults_that_help_writes_out_are_those_of_the_measurement(capsys: Capture) -> None:
+    taken = inspect.signature(measure_curvature).parameters
+    assert {*_measure._OPTIONS, "parts"} <= taken.keys()
+    with pytest.raises(SystemExit):
+        run(capsys, "measure", "--help")
+    out = capsys.readouterr().out
+    said = dict(re.findall(r"--(\w+) [^-]*?default: (\w+)", " ".join(out.split())))
+    said = {name: said[name] for name in _measure._OPTIONS}
+    said["dense"] = said["dense"].replace("none", "0")
+    assert said == {name: str(taken[name].default) for name in _measure._OPTIONS}
 
 
 def test_what_a_factory_returns_is_measured_and_printed(capsys: Capture, script: str) -> None:

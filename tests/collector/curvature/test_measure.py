@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from gradnoise.collector._curvature.measure import measure
 from gradnoise.collector._curvature.products import Products
 from gradnoise.collector._curvature.space import Space
 from gradnoise.collector._curvature.stochastic import signs
+from gradnoise.collector.curvature import measure_curvature
 from gradnoise.wire import CurvatureKind, CurvatureRow, Mode, Order, ProductMethod
 
 from ...alignment.exact import Dense, Floats, dense, minibatch_noise
@@ -439,3 +442,13 @@ def test_on_a_cuda_device_every_field_agrees_with_the_dense_matrices() -> None:
     close(row.block, truth.hessian[np.ix_(row.coordinates, row.coordinates)])
     np.testing.assert_allclose(row.density_weights.sum(1), 1, rtol=1e-9)
     assert all(torch.equal(here.cpu(), before) for here, before in zip(model.parameters(), where, strict=True))
+
+
+def test_the_function_has_the_arguments_and_the_defaults_of_the_configuration() -> None:
+    plan = {each.name: each.default for each in dataclasses.fields(Curvature)}
+    taken = inspect.signature(measure_curvature).parameters
+    assert taken.keys() - plan.keys() == {"model"}
+    assert plan.keys() - taken.keys() == {"every"}  # a script has no steps
+    assert {name: taken[name].default for name in taken if name not in ("model", "loss_fn", "data")} == {
+        name: plan[name] for name in taken if name not in ("model", "loss_fn", "data")
+    }
