@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gradnoise.collector._taps.torch_state import random_states, seed_all, set_random_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,35 +76,12 @@ class RandomStream:
         self._theirs: Any = None
 
     def __enter__(self) -> None:
-        self._theirs = _states()
+        self._theirs = random_states()
         if self._mine is None:
-            random.seed(self._seed)
-            np.random.seed(self._seed % 2**32)  # noqa: NPY002
-            # Not torch.manual_seed: where CUDA is not in use yet, it would seed its generators for later.
-            torch.default_generator.manual_seed(self._seed)
-            if _on_cuda():
-                torch.cuda.manual_seed_all(self._seed)
+            seed_all(self._seed)
         else:
-            _set(self._mine)
+            set_random_states(self._mine)
 
     def __exit__(self, *_: object) -> None:
-        self._mine = _states()
-        _set(self._theirs)
-
-
-def _on_cuda() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_initialized()
-
-
-def _states() -> tuple[Any, ...]:
-    cuda = torch.cuda.get_rng_state_all() if _on_cuda() else None
-    return random.getstate(), np.random.get_state(), torch.default_generator.get_state(), cuda  # noqa: NPY002
-
-
-def _set(states: tuple[Any, ...]) -> None:
-    python, legacy, cpu, cuda = states
-    random.setstate(python)
-    np.random.set_state(legacy)  # noqa: NPY002
-    torch.default_generator.set_state(cpu)
-    if cuda is not None:
-        torch.cuda.set_rng_state_all(cuda)
+        self._mine = random_states()
+        set_random_states(self._theirs)

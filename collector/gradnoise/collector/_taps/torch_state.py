@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
 
-__all__ = ["preserved", "preserved_modes", "preserved_random"]
+__all__ = ["preserved", "preserved_modes", "preserved_random", "random_states", "seed_all", "set_random_states"]
 
 _OF_MODULES = (
     "_parameters",
@@ -156,24 +156,40 @@ def preserved_modes() -> Iterator[None]:
 
 @contextmanager
 def preserved_random(seed: int) -> Iterator[None]:
-    """Run with every random number generator seeded, and restore their states on leaving.
-
-    torch's CPU generator, the generators of CUDA devices in use, numpy's and Python's global ones.
-    """
-    python, legacy, cpu = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
-    on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    cuda = torch.cuda.get_rng_state_all() if on_cuda else []
+    """Run with every random number generator seeded, and restore their states on leaving; see :func:`random_states`."""
+    before = random_states()
     try:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        # Not torch.manual_seed: where CUDA is not in use yet, it would seed its generators for later.
-        torch.default_generator.manual_seed(seed)
-        if on_cuda:
-            torch.cuda.manual_seed_all(seed)
+        seed_all(seed)
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
-        torch.default_generator.set_state(cpu)
-        if on_cuda:
-            torch.cuda.set_rng_state_all(cuda)
+        set_random_states(before)
+
+
+def random_states() -> tuple[Any, ...]:
+    """Return the states of Python's, numpy's and torch's global generators, and those of CUDA devices if in use."""
+    cuda = torch.cuda.get_rng_state_all() if _on_cuda() else None
+    return random.getstate(), np.random.get_state(), torch.default_generator.get_state(), cuda  # noqa: NPY002
+
+
+def set_random_states(states: tuple[Any, ...]) -> None:
+    """Put the generators into these states."""
+    python, legacy, cpu, cuda = states
+    random.setstate(python)
+    np.random.set_state(legacy)  # noqa: NPY002
+    torch.default_generator.set_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state_all(cuda)
+
+
+def seed_all(seed: int) -> None:
+    """Seed them."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    # Not torch.manual_seed: where CUDA is not in use yet, it would seed its generators for later.
+    torch.default_generator.manual_seed(seed)
+    if _on_cuda():
+        torch.cuda.manual_seed_all(seed)
+
+
+def _on_cuda() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_initialized()
