@@ -12,7 +12,7 @@ from gradnoise.analyzer.stats._curved import Known, Unknown
 from gradnoise.analyzer.stats._estimate import Z95, Estimate, Status
 from gradnoise.analyzer.stats._metric import Metric, Name, missing
 from gradnoise.analyzer.stats._ratios import row
-from gradnoise.analyzer.stats._unaligned import positive_null, relative_variance
+from gradnoise.analyzer.stats._unaligned import of_matrix
 
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._setting import Setting
@@ -68,7 +68,7 @@ def _b_noise(given: Setting) -> Metric:
     if isinstance(trace_h, Known) and isinstance(square_h, Known) and not isinstance(trace, Unknown):
         value = given.scale * trace_h.value * float(trace[0]) / (given.measured.dimension * under)
         if value > 0:
-            null = positive_null(value, relative_variance(given, trace_h.value, square_h.value), len(product) - 1)
+            null = of_matrix(given, value, trace_h, square_h)
     warnings = given.warnings + given.factor_warnings
     values = given.scale * product / under
     return row(name, values, method=_RATIO, reference=_SOURCE, null=null, warnings=warnings)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import polygamma, stdtrit
+from scipy.special import digamma, polygamma, stdtrit
 
 from gradnoise.analyzer.stats._curved import Unknown, eigenvalue_errors
 from gradnoise.analyzer.stats._estimate import Z95, Estimate, Status
@@ -181,11 +181,14 @@ def exponents(given: Setting, scales: Floats | Unknown, rng: np.random.Generator
     return [*rows, negative_share(given)]
 
 
-def _direction_variance(given: Setting, points: _Points) -> float:
-    """Variance of ln c_ii where direction means nothing: of a random frame (ln of a χ² law) and of the draws."""
+def _directionless(given: Setting, points: _Points) -> tuple[float, float]:
+    """Mean of ln c_ii − ln(Tr Σ/d) where direction means nothing, and its variance: of a random frame (ln of a χ² law)
+    and of the draws."""
     relative = relative_variance(given, 1.0, 1.0, sampled=False)
-    frame = float(polygamma(1, 1.0 / relative)) if relative > 0 else 0.0
-    return frame + points.base
+    if not relative > 0:
+        return 0.0, points.base
+    half = 1.0 / relative
+    return float(digamma(half)) - math.log(half), float(polygamma(1, half)) + points.base
 
 
 def _gamma(name: Name, given: Setting, points: _Points, line: Line, method: str) -> Metric:
@@ -200,7 +203,7 @@ def _gamma(name: Name, given: Setting, points: _Points, line: Line, method: str)
     )
     null = None
     if not isinstance(given.trace, Unknown):
-        se = slope_of_noise(line, np.full(len(points.x), _direction_variance(given, points)))
+        se = slope_of_noise(line, np.full(len(points.x), _directionless(given, points)[1]))
         null = Estimate(0.0, se, -Z95 * se, Z95 * se, len(points.x), FRAME)
     return Metric(name, None, found, null)
 
@@ -245,8 +248,9 @@ def _slope(given: Setting, points: _Points) -> Metric:
     )
     null = None
     if not isinstance(given.trace, Unknown):
-        centre = given.scale * float(given.trace[0]) / given.measured.dimension * math.exp(-float(points.x.mean()))
-        se = math.sqrt(_direction_variance(given, points) / len(points.x))
+        level, variance = _directionless(given, points)
+        centre = given.scale * float(given.trace[0]) / given.measured.dimension * math.exp(level - points.x.mean())
+        se = math.sqrt(variance / len(points.x))
         null = Estimate(
             centre, centre * se, centre * math.exp(-Z95 * se), centre * math.exp(Z95 * se), len(points.x), FRAME
         )

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradnoise.analyzer.stats._curved import Known, Unknown
-from gradnoise.analyzer.stats._estimate import Z95, Estimate, Status
+from gradnoise.analyzer.stats._estimate import Estimate, Status
 from gradnoise.analyzer.stats._interval import Part, replicated
 from gradnoise.analyzer.stats._measured import Matrix
 from gradnoise.analyzer.stats._metric import Metric, Name, missing
 from gradnoise.analyzer.stats._setting import unknown_of
-from gradnoise.analyzer.stats._unaligned import ISOTROPIC, positive_null, relative_variance
+from gradnoise.analyzer.stats._unaligned import of_matrix, off_diagonal_null, positive_null, relative_variance
 
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._estimate import Floats
@@ -115,7 +115,7 @@ def _gains(given: Setting) -> list[Metric]:
             continue
         null = None
         if isinstance(given.square_h, Known):
-            null = positive_null(1.0, relative_variance(given, trace_h.value, given.square_h.value), len(product) - 1)
+            null = of_matrix(given, 1.0, trace_h, given.square_h)
         values = d * product / (trace_h.value * trace)
         rows.append(
             row(
@@ -211,7 +211,7 @@ def _cosines(given: Setting) -> list[Metric]:
         if isinstance(given.trace_h, Known) and not isinstance(given.trace, Unknown) and given.trace_h.value > 0:
             trace = given.trace if name is Name.MATRIX_COSINE else np.ones(1)
             value = given.trace_h.value * float(trace[0]) / (d * float(norms[0]))
-            null = positive_null(value, relative_variance(given, given.trace_h.value, square_h.value), len(product) - 1)
+            null = of_matrix(given, value, given.trace_h, square_h)
         rows.append(
             row(
                 name,
@@ -238,19 +238,12 @@ def _off_diagonal(given: Setting) -> Metric:
     if (whole <= 0).any():
         reason = "Σ c_ij² is estimated as 0 or below: take more draws"
         return missing(name, Status.DEGENERATE, reason, n=len(whole) - 1)
-    null = _off_diagonal_null(k, len(whole) - 1)
+    null = off_diagonal_null(given, k)
     method = "pairs of different draws, delete-one jackknife"
     values = 1.0 - diagonal / whole
     source = "Xie et al. 2022, figure 1"
     # The estimate of what is near 0 is symmetric, and may fall below.
     return row(name, values, method=method, reference=source, null=null, warnings=given.warnings, log=False)
-
-
-def _off_diagonal_null(k: int, draws: int) -> Estimate:
-    """Of isotropic noise: 0. The estimate of a c_ij² that is 0 has variance 2 c⁴/K² from normal draws, so that of the
-    mass has 4 (k−1)/k / K²."""
-    se = 2.0 * math.sqrt((k - 1) / k) / draws
-    return Estimate(0.0, se, -Z95 * se, Z95 * se, draws, ISOTROPIC)
 
 
 def _tic_trace(given: Setting) -> Metric:
@@ -286,6 +279,6 @@ def _mu(given: Setting) -> Metric:
     null = None
     if isinstance(given.trace_h, Known) and not isinstance(given.trace, Unknown) and given.trace_h.value > 0:
         value = unit * given.trace_h.value * float(given.trace[0]) / measured.dimension
-        null = positive_null(value, relative_variance(given, given.trace_h.value, square_h.value), len(product) - 1)
-    warnings += ("defined for the square loss F = mean ½ residual² only",)
+        null = of_matrix(given, value, given.trace_h, square_h)
+    warnings += ("defined for the square loss only, times any constant",)
     return row(name, unit * product, square_h.relative(), method=_RATIO, reference=_WU, null=null, warnings=warnings)

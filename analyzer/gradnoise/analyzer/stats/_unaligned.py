@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import chdtri
 
-from gradnoise.analyzer.stats._curved import Unknown
+from gradnoise.analyzer.stats._curved import Known, Unknown
 from gradnoise.analyzer.stats._estimate import Z95, Estimate
 
 if TYPE_CHECKING:
     from gradnoise.analyzer.stats._setting import Setting
+
+_TURNED = 32
+"""Simulated matrices of either kind: their mean is known to an eighth of its spread."""
 
 __all__ = [
     "FRAME",
@@ -25,6 +28,8 @@ __all__ = [
     "direction_null",
     "isotropic_rank",
     "isotropic_square",
+    "of_matrix",
+    "off_diagonal_null",
     "positive_null",
     "relative_variance",
 ]
@@ -33,9 +38,12 @@ FRAME = "random orthogonal frame, draws as many as here"
 ISOTROPIC = "isotropic noise of the same trace, draws as many as here"
 
 
-def relative_variance(given: Setting, trace: float, square: float, *, sampled: bool = True) -> float:
+def relative_variance(
+    given: Setting, trace: float, square: float, *, sampled: bool = True, error: float = 0.0
+) -> float:
     """Variance of d Tr(AΣ) / (Tr A Tr Σ), mean 1, over frames and (``sampled``) draws; A by its trace and ‖A‖²_F.
 
+    ``error`` is the relative variance of an estimated Tr A, which then stands in the value or in its null, not in both.
     NaN where Σ is not known well enough.
     """
     d = given.measured.dimension
@@ -48,7 +56,15 @@ def relative_variance(given: Setting, trace: float, square: float, *, sampled: b
     if not isinstance(given.square, Unknown) and d > 1:
         spread = max(given.square[0] / given.trace[0] ** 2 - 1.0 / d, 0.0)
     frame = 2.0 * apart * spread * d**2 / ((d - 1.0) * (d + 2.0)) if d > 1 else 0.0
-    return float(frame + (2.0 * apart / draws if sampled else 0.0))
+    return float(frame + error + (2.0 * apart / draws if sampled else 0.0))
+
+
+def of_matrix(given: Setting, value: float, trace_h: Known, square_h: Known) -> Estimate:
+    """Null ``value`` of what is made of Tr(HΣ)."""
+    error = trace_h.relative().variance
+    relative = relative_variance(given, trace_h.value, square_h.value, error=error)
+    assert not isinstance(given.trace, Unknown)
+    return positive_null(value, relative, len(given.trace) - 1)
 
 
 def positive_null(value: float, relative: float, n: float, method: str = FRAME) -> Estimate:
@@ -92,3 +108,42 @@ def isotropic_rank(given: Setting) -> Estimate:
     # Its inverse is what has a symmetric error.
     low, high = d / (1.0 + Z95 * 2.0 / draws), d / (1.0 - Z95 * 2.0 / draws)
     return Estimate(d, se, low, high, draws, ISOTROPIC)
+
+
+def off_diagonal_null(given: Setting, k: int) -> Estimate | None:
+    """Of Σ_{i≠j} c_ij² / Σ_ij c_ij²: of matrices whose c_ii vary as in a random frame, by r of their square.
+
+    Draws add, at a share s, 4 (k−1)/k / K² (of the squares of what is 0) and 8 s (1−s)³/(k K) (of the others). Of
+    isotropic noise, which every frame is as good as another for, r and the null are 0.
+    """
+    relative = relative_variance(given, 1.0, 1.0, sampled=False)
+    if not math.isfinite(relative):
+        return None
+    share, frame = _turned_share(k, relative) if relative > 0 else (0.0, 0.0)
+    assert not isinstance(given.trace, Unknown)
+    draws = len(given.trace) - 1
+    se = math.sqrt(frame + 4.0 * (k - 1.0) / k / draws**2 + 8.0 * share * (1.0 - share) ** 3 / (k * draws))
+    return Estimate(share, se, share - Z95 * se, min(share + Z95 * se, 1.0), draws, FRAME)
+
+
+def _turned_share(k: int, relative: float) -> tuple[float, float]:
+    """Mean and variance of the share off the diagonal; simulated, always with the same numbers.
+
+    Of a spectrum T and Q alone are known. Half of the matrices are of one with as many equal eigenvalues as it takes
+    (Wishart, 2/r degrees of freedom), half of one large eigenvalue among small equal ones: the truth lies between.
+    """
+    rng, freedom = np.random.default_rng(0), 2.0 / relative
+    if freedom < k:
+        root = rng.standard_normal((_TURNED, k, max(round(freedom), 1)))
+    else:  # Bartlett 1933: a triangular root, with χ² laws on its diagonal
+        root = np.tril(rng.standard_normal((_TURNED, k, k)), -1)
+        at = np.arange(k)
+        root[:, at, at] = np.sqrt(rng.chisquare(freedom - at, (_TURNED, k)))
+    equal = (root @ root.transpose(0, 2, 1)) ** 2
+    first = 1.0 - np.trace(equal, axis1=1, axis2=2) / equal.sum(axis=(1, 2))
+    large = min(math.sqrt(relative / 2.0), 1.0)
+    along = rng.standard_normal((_TURNED, k)) ** 2
+    diagonal = ((1.0 - large + large * along) ** 2).sum(axis=1)
+    beside = large**2 * (along.sum(axis=1) ** 2 - (along**2).sum(axis=1))
+    share = np.concatenate([first, beside / (beside + diagonal)])
+    return float(share.mean()), float(share.var(ddof=1))
