@@ -1,4 +1,4 @@
-"""The leading eigenpairs of a symmetric matrix from its products, by thick-restart Lanczos."""
+"""The leading eigenpairs of a symmetric matrix from its products, by restarted Lanczos."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from gradnoise.collector._curvature.dots import precise
 from gradnoise.wire import Order
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from gradnoise.collector._curvature.stochastic import Multiply
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["Eigenpairs", "eigenpairs"]
 
 _PIECE = 1 << 16  # columns
+_THIN = 4  # restarts before the unwanted interval is taken for known
+_EXTRA = 2  # vectors kept at a restart beside the pairs
+_LOCK = 1e-4  # of the tolerance of the last pair
+_PAST = 40  # shifts that are remembered: the interval has become another since
+_GRID = 400
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,11 +73,14 @@ def eigenpairs(
 ) -> Eigenpairs:
     """Return the k leading eigenpairs of a symmetric matrix.
 
-    Thick-restart Lanczos (Wu & Simon, SIAM J. Matrix Anal. Appl. 22, 2000), each new vector orthogonalised twice
-    against the whole basis. Where the basis is the whole space the pairs are exact. An invariant subspace is left by a
-    new random vector; pairs are then taken for converged when another such subspace has not changed them, so that
-    multiple eigenvalues come as often as they are. (Without a breakdown the copies of a multiple eigenvalue come from
-    rounding, as in every Krylov method with one starting vector, and may come late.)
+    Restarted Lanczos, each new vector orthogonalised twice against the whole basis: a few thick restarts (Wu & Simon,
+    SIAM J. Matrix Anal. Appl. 22, 2000), then implicit ones with Leja shifts (Calvetti, Reichel & Sorensen, Electron.
+    Trans. Numer. Anal. 2, 1994), with which a basis of k + 5 takes hardly more products than one of 3 k.
+
+    Where the basis is the whole space the pairs are exact. An invariant subspace is left by a new random vector; pairs
+    are then taken for converged when another such subspace has not changed them, so that multiple eigenvalues come as
+    often as they are. (Without a breakdown the copies of a multiple eigenvalue come from rounding, as in every Krylov
+    method with one starting vector, and may come late.)
 
     On the device are ``basis + 1`` vectors of d, and pieces that are smaller than one; nothing of d is on the host.
 
@@ -146,6 +156,9 @@ class _Lanczos:
         self._values: NDArray[np.float64] = np.empty(0)
         self._states: NDArray[np.float64] = np.empty((0, 0))
         self._converged = False
+        self._restarts = 0
+        self._shifts: list[float] = []
+        self._least = math.inf
         self._renew()
 
     def step(self) -> bool:
@@ -255,7 +268,68 @@ class _Lanczos:
         return bool((self._estimates()[: self._k] <= self._allowed(leading)).all())
 
     def _restart(self) -> None:
-        """Go on from the kept Ritz vectors and the vector that follows (Wu & Simon 2000, section 3)."""
+        """Go on from fewer vectors: with the unwanted part of the spectrum damped, else from the kept Ritz vectors."""
+        self._restarts += 1
+        if self._restarts <= _THIN or not self._rest or not self._damp():
+            self._thin()
+
+    def _damp(self) -> bool:
+        """Apply a polynomial with zeros all over the unwanted interval to what the basis began with; False: it cannot.
+
+        An implicit restart (Sorensen, SIAM J. Matrix Anal. Appl. 13, 1992) with Leja points as shifts (Calvetti,
+        Reichel & Sorensen, ETNA 2, 1994): where the basis is hardly larger than the number of pairs, the Ritz values
+        that a thick restart would take instead cover the interval badly, and it takes up to twice the products. Ritz
+        vectors that have converged far beyond the tolerance are kept apart, as they are: they would split the matrix.
+        """
+        values, states = self._values, self._states
+        coupling = self._small[self._size, : self._size] @ states
+        far = _LOCK * self._allowed(values[: self._k]).min()
+        locked = np.flatnonzero(np.abs(coupling[: self._k]) < far)
+        others = np.setdiff1d(np.arange(self._size), locked)
+        kept = min(self._k - len(locked) + _EXTRA, len(others) - 1)
+        band = self._unwanted()
+        if kept < 1 or band[0] >= band[1]:
+            return False
+        rest = float(np.linalg.norm(coupling[others]))
+        last = coupling[others] / rest
+        small, turn = _tridiagonal(values[others], last)
+        for _ in range(len(others) - kept):
+            self._shifts.append(_leja(self._shifts[-_PAST:], band))
+            small, turn = _shifted(small, turn, self._shifts[-1])
+        # The rows that stay, then the one that follows: of the basis, and of the vector behind it.
+        start = len(locked) + kept
+        matrix = np.zeros((start + 1, self._size + 1))
+        matrix[: len(locked), :-1] = states[:, locked].T
+        matrix[len(locked) :, :-1] = (states[:, others] @ turn[:, : kept + 1]).T
+        matrix[start] *= small[kept, kept - 1]
+        matrix[start, -1] = rest * float(last @ turn[:, kept - 1])
+        length = float(np.linalg.norm(matrix[start]))
+        if not length > self._nothing * self._largest:
+            return False
+        matrix[start] /= length
+        self._turn(matrix)
+        self._orthogonalise(start)
+        self._small[:] = 0.0
+        self._small[range(len(locked)), range(len(locked))] = values[locked]
+        self._small[len(locked) : start, len(locked) : start] = small[:kept, :kept]
+        # What couples the locked ones to the vectors that are gone is lost, and small.
+        ahead = coupling[locked] * matrix[start, -1]
+        self._lost = math.hypot(self._lost, float(np.linalg.norm(coupling[locked])))
+        self._small[: len(locked), start] = self._small[start, : len(locked)] = ahead
+        self._small[start - 1, start] = self._small[start, start - 1] = length
+        self._size = start
+        return True
+
+    def _unwanted(self) -> tuple[float, float]:
+        """Return the interval of the eigenvalues that are not asked for, as far as it is known."""
+        edge = float(self._values[self._k])
+        if self._order is Order.MAGNITUDE:
+            return -abs(edge), abs(edge)
+        self._least = min(self._least, float(self._values[-1]))
+        return self._least, edge
+
+    def _thin(self) -> None:
+        """Go on from the leading Ritz vectors and the vector that follows (Wu & Simon 2000, section 3)."""
         kept = self._kept
         self._rotate(kept)
         self._rows[kept].copy_(self._rows[self._size])
@@ -265,11 +339,71 @@ class _Lanczos:
         self._size = kept
 
     def _rotate(self, count: int) -> None:
-        """Make the first ``count`` rows the leading Ritz vectors, in place: a piece of the columns at a time."""
-        turn = torch.from_numpy(np.ascontiguousarray(self._states[:, :count].T)).to(self._rows)
+        """Make the first ``count`` rows the leading Ritz vectors."""
+        self._turn(self._states[:, :count].T)
+
+    def _turn(self, matrix: NDArray[np.float64]) -> None:
+        """Make the first rows combinations of the first rows, in place: a piece of the columns at a time."""
+        count, size = matrix.shape
+        turn = torch.from_numpy(np.ascontiguousarray(matrix)).to(self._rows)
         width = max(256, self._rows.shape[1] // (2 * len(self._rows)))
-        for piece in self._rows[: self._size].split(width, dim=1):
+        for piece in self._rows[:size].split(width, dim=1):
             piece[:count] = turn @ piece
+
+    def _orthogonalise(self, index: int) -> None:
+        """Free a row of what rounding has left in it of those before it, and norm it."""
+        rows, row = self._rows[:index], self._rows[index]
+        row.addmv_(rows.T, _dots(rows, row).to(row.dtype), alpha=-1)
+        row.div_(_norm(row))
+
+
+def _tridiagonal(
+    values: NDArray[np.float64], last: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a tridiagonal T and an orthogonal Z, diag(values) = Z T Z^T, the last column of Z being ``last``."""
+    mirror = last.copy()
+    mirror[0] += math.copysign(1.0, mirror[0])
+    mirror /= np.linalg.norm(mirror)
+    # A reflection that takes the first axis to -+last; what makes the rest tridiagonal leaves that axis alone.
+    size = len(values)
+    turn = np.eye(size) - 2 * np.outer(mirror, mirror)
+    full = turn @ (values[:, None] * turn)
+    for column in range(size - 2):
+        below = full[column + 1 :, column].copy()
+        below[0] += math.copysign(float(np.linalg.norm(below)), below[0])
+        length = float(np.linalg.norm(below))
+        if length == 0.0:
+            continue
+        below /= length
+        for matrix in (full, full.T):
+            matrix[column + 1 :] -= 2 * np.outer(below, below @ matrix[column + 1 :])
+        turn[:, column + 1 :] -= 2 * np.outer(turn[:, column + 1 :] @ below, below)
+    turn[:, 0] = last  # and not -last
+    small = np.diag(np.diag(full)) + np.diag(np.diag(full, -1), -1) + np.diag(np.diag(full, -1), 1)
+    if size > 1:
+        sign = 1.0 if float(values * turn[:, 0] @ turn[:, 1]) * small[1, 0] >= 0 else -1.0
+        small[1, 0] *= sign
+        small[0, 1] *= sign
+    return small[::-1, ::-1].copy(), turn[:, ::-1].copy()
+
+
+def _shifted(
+    small: NDArray[np.float64], turn: NDArray[np.float64], shift: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return Q^T T Q and Z Q, where T - shift = Q R: one step of the QR method."""
+    step, _ = np.linalg.qr(small - shift * np.eye(len(small)))
+    small = step.T @ small @ step
+    return (small + small.T) / 2, turn @ step
+
+
+def _leja(past: Sequence[float], band: tuple[float, float]) -> float:
+    """Return the point of an interval that is the farthest from all past ones, by the product of the distances."""
+    low, high = band
+    if not past:
+        return high
+    grid = (low + high) / 2 + (high - low) / 2 * np.cos(np.linspace(0.0, math.pi, _GRID))
+    distances = np.abs(grid[:, None] - np.asarray(past)) + np.finfo(np.float64).tiny
+    return float(grid[np.log(distances).sum(axis=1).argmax()])
 
 
 def _norm(vector: torch.Tensor) -> torch.Tensor:
