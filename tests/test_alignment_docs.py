@@ -17,18 +17,13 @@ from gradnoise.analyzer.stats.alignment import Name
 from gradnoise.cli._main import _parser, main
 from gradnoise.wire import Dump, Table, curvature_rows
 
+from .pages import ROOT, Page
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs/alignment.md").read_text()
-BLOCKS: list[str] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-SHELL: list[str] = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-
-
-def block(containing: str) -> str:
-    (found,) = [text for text in BLOCKS if containing in text]
-    return found
+PAGE = Page("docs/alignment.md")
+block = PAGE.block
 
 
 @pytest.fixture(autouse=True)
@@ -63,15 +58,7 @@ def rows(dump: Path) -> list[Any]:
 
 
 def test_every_block_of_python_is_run_by_a_test_here() -> None:
-    source = Path(__file__).read_text()
-    named = [
-        node.args[0].value
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call)
-        and getattr(node.func, "id", "") == "block"
-        and isinstance(node.args[0], ast.Constant)
-    ]
-    assert {block(str(name)) for name in named} == set(BLOCKS)
+    PAGE.check_that_all_is_run(__file__)
 
 
 def test_in_a_training() -> None:
@@ -91,7 +78,7 @@ def test_in_a_script_and_read_by_the_commands(capsys: pytest.CaptureFixture[str]
     end = {name: tensor + 0.1 for name, tensor in begin.items()}
     exec(block("expected_sharpness(model"), given | {"begin": begin, "end": end})
     assert {each.kind for each in rows(Path("dumps/checkpoints"))} == {"hessian", "sharpness", "barrier"}
-    for command in SHELL[1].splitlines()[:2]:
+    for command in PAGE.shell[1].splitlines()[:2]:
         assert main(shlex.split(command)[1:]) == 0
     printed = capsys.readouterr().out
     for metric in ("gamma", "anisotropy_gain", "b_simple", "sharpness", "barrier", "variance"):
@@ -109,7 +96,7 @@ loader = DataLoader(TensorDataset(torch.randn(64, 6), torch.randint(0, 3, (64,))
 """
     Path("train.py").write_text(head + block("def factory()"))
     torch.save(names()["model"].state_dict(), "epoch-3.pt")
-    (command,) = SHELL[0].splitlines()
+    (command,) = PAGE.shell[0].splitlines()
     assert main([*shlex.split(command)[1:], "--draws", "16", "--top", "3"]) == 0
     assert "gamma" in capsys.readouterr().out
     (row,) = rows(Path("dumps/checkpoints"))
@@ -125,19 +112,19 @@ def test_studies(capsys: pytest.CaptureFixture[str]) -> None:
     assert float(second) > 1.0
 
 
-@pytest.mark.parametrize("line", [line for text in SHELL for line in text.splitlines() if line.startswith("gradnoise")])
+@pytest.mark.parametrize("line", PAGE.commands)
 def test_commands_are_as_the_page_writes_them(line: str) -> None:
     assert callable(_parser().parse_args(shlex.split(line)[1:]).run)
 
 
 def test_every_metric_is_explained() -> None:
-    (section,) = re.findall(r"## What each number is\n(.*?)\n## How to read it", PAGE, re.DOTALL)
+    (section,) = re.findall(r"## What each number is\n(.*?)\n## How to read it", PAGE.text, re.DOTALL)
     missing = [str(name) for name in Name if f"`{name}`" not in section]
     assert missing == []
 
 
 def test_the_messages_of_the_page_are_those_of_the_source() -> None:
-    (section,) = re.findall(r"## When something is wrong\n(.*?)\n## ", PAGE, re.DOTALL)
+    (section,) = re.findall(r"## When something is wrong\n(.*?)\n## ", PAGE.text, re.DOTALL)
     said = [text for line in section.splitlines() if line.startswith("| ") for text in _quoted(line)]
     assert len(said) > 15
     source = [
@@ -156,11 +143,11 @@ def _quoted(line: str) -> list[str]:
 
 
 def test_pictures_are_there_and_small() -> None:
-    named = re.findall(r"\]\((images/[^)]+)\)", PAGE)
+    named = re.findall(r"\]\((images/[^)]+)\)", PAGE.text)
     assert len(named) >= 2
     for name in named:
         assert 1000 < (ROOT / "docs" / name).stat().st_size < 150_000, name
 
 
 def test_nothing_is_left_to_fill_in() -> None:
-    assert "@@" not in PAGE
+    assert "@@" not in PAGE.text

@@ -21,6 +21,7 @@ from gradnoise.wire import Dump, Table, completed
 
 from .analyzer.conftest import serve
 from .clients.conftest import analyzer
+from .pages import ROOT, Page
 from .servers import free_port
 
 if TYPE_CHECKING:
@@ -30,16 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["analyzer", "serve"]  # fixtures
 
-ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs/collecting.md").read_text()
-BLOCKS: list[str] = re.findall(r"(?<!not run -->\n)```python\n(.*?)```", PAGE, re.DOTALL)
-SHELL: list[str] = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+PAGE = Page("docs/collecting.md")
+block = PAGE.block
 COLLECTOR = sorted((ROOT / "collector/gradnoise/collector").rglob("*.py"))
-
-
-def block(containing: str) -> str:
-    (found,) = [text for text in BLOCKS if containing in text]
-    return found
 
 
 @pytest.fixture(autouse=True)
@@ -82,15 +76,7 @@ def draws(dump: Dump) -> int:
 
 
 def test_every_block_of_python_is_run_by_a_test_here() -> None:
-    source = Path(__file__).read_text()
-    named = [
-        node.args[0].value
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call)
-        and getattr(node.func, "id", "") == "block"
-        and isinstance(node.args[0], ast.Constant)
-    ]
-    assert {block(str(name)) for name in named} == set(BLOCKS)
+    PAGE.check_that_all_is_run(__file__)
 
 
 def test_the_one_line() -> None:
@@ -267,14 +253,14 @@ def test_exporting_from_python(analyzer: tuple[str, Server], capsys: pytest.Capt
     assert len(list(Path("runs/wide").rglob("*.gradnoise"))) == 1
 
 
-@pytest.mark.parametrize("line", [line for text in SHELL for line in text.splitlines() if line.startswith("gradnoise")])
+@pytest.mark.parametrize("line", PAGE.commands)
 def test_commands_are_as_the_page_writes_them(line: str) -> None:
     args = _parser().parse_args(shlex.split(line)[1:])
     assert callable(args.run)
 
 
 def test_the_tests_that_the_page_names_are_there() -> None:
-    named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", PAGE))
+    named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", PAGE.text))
     assert len(named) > 40
     there = {
         (path.name, node.name)
@@ -311,7 +297,7 @@ def messages() -> set[str]:
 
 
 def test_the_page_explains_every_warning_and_no_other() -> None:
-    (section,) = re.findall(r"### What a warning means\n(.*?)\n## ", PAGE, re.DOTALL)
+    (section,) = re.findall(r"### What a warning means\n(.*?)\n## ", PAGE.text, re.DOTALL)
     explained = re.findall(r"^\| `([^`]+)`", section, re.MULTILINE)
     source = "\n".join(
         node.value
@@ -325,9 +311,9 @@ def test_the_page_explains_every_warning_and_no_other() -> None:
 
 def test_the_page_names_every_environment_variable() -> None:
     of_source = {name for path in COLLECTOR for name in re.findall(r'"(GRADNOISE_[A-Z_]+)"', path.read_text())}
-    of_page = set(re.findall(r"`(GRADNOISE_[A-Z_]+)`", PAGE))
+    of_page = set(re.findall(r"`(GRADNOISE_[A-Z_]+)`", PAGE.text))
     assert of_page == of_source
 
 
 def test_nothing_is_left_to_fill_in() -> None:
-    assert "@@" not in PAGE
+    assert "@@" not in PAGE.text

@@ -15,20 +15,20 @@ from gradnoise.analyzer import stats
 from gradnoise.cli._main import main
 from gradnoise.wire import Dump, DumpWriter, Group, RunInfo, Table, schema
 
+from .pages import Page
 from .proto.dumps import draws_batch
 from .servers import ServerProcess
 
 if TYPE_CHECKING:
     import duckdb
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS: list[str] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-STATISTICS = (Path(__file__).parent.parent / "docs/statistics.md").read_text()
+PAGE = Page("README.md")
+block = PAGE.block
+STATISTICS = Page("docs/statistics.md")
 
 
-def block(containing: str) -> str:
-    (found,) = [text for text in BLOCKS if containing in text]
-    return found
+def test_every_block_of_python_is_run_by_a_test_here() -> None:
+    PAGE.check_that_all_is_run(__file__)
 
 
 def test_the_dump_opens_in_pyarrow_polars_and_duckdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,19 +63,35 @@ def test_the_dump_opens_in_pyarrow_polars_and_duckdb(tmp_path: Path, monkeypatch
     sizes = [None] * 5 + [32] * 7
     assert arrow.column("batch_size").to_pylist() == polars["batch_size"].to_list() == sizes
     assert arrow.column("norm2").null_count == polars["norm2"].null_count() == 12
-    (without_gradnoise,) = re.findall(r"`(pl\.concat\(.*?\))` reads segments together", README)
+    (without_gradnoise,) = re.findall(r"`(pl\.concat\(.*?\))` reads segments together", PAGE.text)
     alone: pl.DataFrame = eval(without_gradnoise, names).collect()
     assert alone.filter(pl.col("group") == "fc.weight")["batch_size"].to_list() == sizes
     assert relation.fetchall() == [(0, 12)]
 
 
 def test_nothing_is_left_to_fill_in() -> None:
-    assert "@@" not in README
+    assert "@@" not in PAGE.text
 
 
 def test_the_columns_of_draws_are_listed() -> None:
     for field in schema(Table.DRAWS):
-        assert f"| `{field.name}`{' (nullable)' if field.nullable else ''} |" in README
+        assert f"| `{field.name}`{' (nullable)' if field.nullable else ''} |" in PAGE.text
+
+
+def test_the_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = torch.nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    names: dict[str, Any] = {"model": model, "optimizer": optimizer}
+    exec(block("without one the dump stays on disk").replace("\nattach(", "\nhandle = attach("), names)
+    for _ in range(3):
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    names["handle"].close()
+    (path,) = (tmp_path / "gradnoise").iterdir()
+    assert names["handle"].stats().recorded == 3 * 2  # draws, groups
+    assert Dump(path).info.model == "Linear"
 
 
 def test_the_training_loop_and_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +147,7 @@ def test_the_curvature_of_a_training(
     assert capsys.readouterr().out.count("\neigenvalue ") == 2
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"^gradnoise ([a-z]+)", README, re.MULTILINE))))
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"^gradnoise ([a-z]+)", PAGE.text, re.MULTILINE))))
 def test_commands_of_the_readme_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
@@ -145,7 +161,7 @@ def test_the_statistics_on_their_own(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_code_of_the_statistics_page_says_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
-    compared, decomposed = re.findall(r"```python\n(.*?)```", STATISTICS, re.DOTALL)
+    compared, decomposed = STATISTICS.python
     exec(compared, {})
     verdict, alpha, best, *_ = capsys.readouterr().out.splitlines()
     assert verdict.startswith("stable ")
@@ -164,7 +180,7 @@ def test_the_code_of_the_statistics_page_says_what_the_page_says(capsys: pytest.
 
 
 def test_every_function_that_the_statistics_page_names_is_there() -> None:
-    named = set(re.findall(r"`(\w+)\.(\w+)", STATISTICS))
+    named = set(re.findall(r"`(\w+)\.(\w+)", STATISTICS.text))
     known = {(module, name) for module, name in named if module in stats.__all__}
     assert len(known) >= 15
     for module, name in known:
