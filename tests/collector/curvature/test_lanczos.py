@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gradnoise.collector._curvature.config import CurvatureError
 from gradnoise.collector._curvature.data import Passes
-from gradnoise.collector._curvature.lanczos import Eigenpairs, _tridiagonal, eigenpairs
+from gradnoise.collector._curvature.lanczos import Eigenpairs, eigenpairs
 from gradnoise.collector._curvature.products import Products
 from gradnoise.collector._curvature.space import Space
 
@@ -217,18 +217,6 @@ def test_it_keeps_up_with_arpack_and_its_longer_basis_in_a_dense_bulk() -> None:
     start = np.random.default_rng(0).normal(size=d)
     scipy.sparse.linalg.eigsh(operator, k, which="LA", tol=1e-3, v0=start)  # 2 k + 1 vectors
     assert pairs.products <= counted.count
-
-
-@pytest.mark.parametrize("size", [2, 3, 7, 20])
-def test_the_tridiagonal_form_is_a_rotation_that_ends_with_the_vector_given(size: int) -> None:
-    rng = np.random.default_rng(size)
-    for last in (rng.normal(size=size), np.eye(size)[0], -np.eye(size)[-1]):
-        values, last = rng.normal(size=size), last / np.linalg.norm(last)
-        small, turn = _tridiagonal(values, last)
-        np.testing.assert_allclose(turn.T @ turn, np.eye(size), atol=1e-12)
-        np.testing.assert_allclose(turn[:, -1], last, atol=1e-15)
-        np.testing.assert_allclose(turn @ small @ turn.T, np.diag(values), atol=1e-12)
-        assert not np.triu(small, 2).any()
 
 
 def test_memory_is_the_basis_the_next_vector_and_less_than_another() -> None:

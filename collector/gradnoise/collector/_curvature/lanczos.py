@@ -11,11 +11,10 @@ import torch
 
 from gradnoise.collector._curvature.config import CurvatureError
 from gradnoise.collector._curvature.dots import precise
+from gradnoise.collector._curvature.shifts import leja, shifted, tridiagonal
 from gradnoise.wire import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from gradnoise.collector._curvature.stochastic import Multiply
@@ -27,7 +26,6 @@ _THIN = 4  # restarts before the unwanted interval is taken for known
 _EXTRA = 2  # vectors kept at a restart beside the pairs
 _LOCK = 1e-4  # of the tolerance of the last pair
 _PAST = 40  # shifts that are remembered: the interval has become another since
-_GRID = 400
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -292,10 +290,10 @@ class _Lanczos:
             return False
         rest = float(np.linalg.norm(coupling[others]))
         last = coupling[others] / rest
-        small, turn = _tridiagonal(values[others], last)
+        small, turn = tridiagonal(values[others], last)
         for _ in range(len(others) - kept):
-            self._shifts.append(_leja(self._shifts[-_PAST:], band))
-            small, turn = _shifted(small, turn, self._shifts[-1])
+            self._shifts.append(leja(self._shifts[-_PAST:], band))
+            small, turn = shifted(small, turn, self._shifts[-1])
         # The rows that stay, then the one that follows: of the basis, and of the vector behind it.
         start = len(locked) + kept
         matrix = np.zeros((start + 1, self._size + 1))
@@ -355,55 +353,6 @@ class _Lanczos:
         rows, row = self._rows[:index], self._rows[index]
         row.addmv_(rows.T, _dots(rows, row).to(row.dtype), alpha=-1)
         row.div_(_norm(row))
-
-
-def _tridiagonal(
-    values: NDArray[np.float64], last: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a tridiagonal T and an orthogonal Z, diag(values) = Z T Z^T, the last column of Z being ``last``."""
-    mirror = last.copy()
-    mirror[0] += math.copysign(1.0, mirror[0])
-    mirror /= np.linalg.norm(mirror)
-    # A reflection that takes the first axis to -+last; what makes the rest tridiagonal leaves that axis alone.
-    size = len(values)
-    turn = np.eye(size) - 2 * np.outer(mirror, mirror)
-    full = turn @ (values[:, None] * turn)
-    for column in range(size - 2):
-        below = full[column + 1 :, column].copy()
-        below[0] += math.copysign(float(np.linalg.norm(below)), below[0])
-        length = float(np.linalg.norm(below))
-        if length == 0.0:
-            continue
-        below /= length
-        for matrix in (full, full.T):
-            matrix[column + 1 :] -= 2 * np.outer(below, below @ matrix[column + 1 :])
-        turn[:, column + 1 :] -= 2 * np.outer(turn[:, column + 1 :] @ below, below)
-    turn[:, 0] = last  # and not -last
-    small = np.diag(np.diag(full)) + np.diag(np.diag(full, -1), -1) + np.diag(np.diag(full, -1), 1)
-    if size > 1:
-        sign = 1.0 if float(values * turn[:, 0] @ turn[:, 1]) * small[1, 0] >= 0 else -1.0
-        small[1, 0] *= sign
-        small[0, 1] *= sign
-    return small[::-1, ::-1].copy(), turn[:, ::-1].copy()
-
-
-def _shifted(
-    small: NDArray[np.float64], turn: NDArray[np.float64], shift: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return Q^T T Q and Z Q, where T - shift = Q R: one step of the QR method."""
-    step, _ = np.linalg.qr(small - shift * np.eye(len(small)))
-    small = step.T @ small @ step
-    return (small + small.T) / 2, turn @ step
-
-
-def _leja(past: Sequence[float], band: tuple[float, float]) -> float:
-    """Return the point of an interval that is the farthest from all past ones, by the product of the distances."""
-    low, high = band
-    if not past:
-        return high
-    grid = (low + high) / 2 + (high - low) / 2 * np.cos(np.linspace(0.0, math.pi, _GRID))
-    distances = np.abs(grid[:, None] - np.asarray(past)) + np.finfo(np.float64).tiny
-    return float(grid[np.log(distances).sum(axis=1).argmax()])
 
 
 def _norm(vector: torch.Tensor) -> torch.Tensor:
