@@ -82,7 +82,7 @@ def test_a_failing_analysis_is_a_row_and_not_the_end(tmp_path: Path, caplog: pyt
         fill(store)
         analyst.start()
         idle(store, catalog)
-        rows = catalog.rows(INFO.run).to_pylist()
+        rows = catalog.tail(INFO.run).to_pylist()
     failed = [row for row in rows if row["window"] == 0]
     assert len(failed) == 9
     assert {row["status"] for row in failed} == {"failed"}
@@ -103,7 +103,7 @@ def test_a_failed_window_has_the_same_rows_live_and_from_the_dump(tmp_path: Path
         log.take([incoming(stamped_draws(0)), incoming(Stamped.of(Table.WINDOWS, 0, closing))])
         analyst.start()
         idle(store, catalog)
-        live = catalog.rows(INFO.run)
+        live = catalog.tail(INFO.run)
     (batch,) = analyse_dump(Dump(tmp_path / "runs" / INFO.run), options, analysis=analysis)
     drop = ["analysed_at", "zeros"]  # the time, and NaN, which equals nothing
     assert live.drop(drop).equals(batch.tail.drop(drop))
@@ -117,7 +117,7 @@ def test_draws_that_are_gone_are_a_row_too(tmp_path: Path, caplog: pytest.LogCap
             segment.unlink()
         analyst.start()
         idle(store, catalog)
-        rows = catalog.rows(INFO.run).to_pylist()
+        rows = catalog.tail(INFO.run).to_pylist()
     assert {row["status"] for row in rows} == {"failed"}
     assert "gone from the dump" in rows[0]["reason"]
     assert caplog.records
@@ -136,7 +136,7 @@ def test_results_of_windows_that_are_gone_are_dropped(tmp_path: Path) -> None:
         analyst.start()
         idle(store, catalog)
         assert catalog.analysed() == {(INFO.run, P, 0)}
-        assert set(catalog.rows(INFO.run).column("window").to_pylist()) == {0}
+        assert set(catalog.tail(INFO.run).column("window").to_pylist()) == {0}
 
 
 def test_stopping_finishes_the_window_under_analysis_and_leaves_the_rest(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def rank_closes(store: Store, analyst: Analyst, rank: int, *, window: int = 0, n
 
 def results(catalog: Catalog) -> list[tuple[str, int, int, bool]]:
     """Producer, window and draws of every result, and whether a rank is missing."""
-    rows = catalog.rows(INFO.run, group="a.weight", form="per_parameter").to_pylist()
+    rows = catalog.tail(INFO.run, group="a.weight", form="per_parameter").to_pylist()
     return [(r["producer"], r["window"], r["draws"], any("ranks" in w for w in r["warnings"])) for r in rows]
 
 
@@ -223,7 +223,7 @@ def test_a_rank_that_comes_late_has_the_window_analysed_again(tmp_path: Path) ->
         rank_closes(store, analyst, 0)
         idle(store, catalog)
         assert results(catalog) == [(P, 0, 80, False)]
-        assert catalog.rows(INFO.run, after_row=before).num_rows == 9  # a watcher gets the new rows
+        assert catalog.tail(INFO.run, after_row=before).num_rows == 9  # a watcher gets the new rows
 
 
 def test_ranks_with_parameters_of_their_own_have_results_of_their_own(tmp_path: Path) -> None:

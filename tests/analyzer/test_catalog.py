@@ -64,7 +64,7 @@ def test_every_column_goes_there_and_back(catalog: Catalog) -> None:
     tables = WindowTables(tables.tail, curvature(1, value=float("nan"), index=None).alignment)
     catalog.store(tables)
     for found, schema, stored in (
-        (catalog.rows("r"), TAIL_SCHEMA, tables.numbered(1).tail),
+        (catalog.tail("r"), TAIL_SCHEMA, tables.numbered(1).tail),
         (catalog.alignment("r"), ALIGNMENT_SCHEMA, tables.numbered(1).alignment),
     ):
         found.validate(full=True)
@@ -74,7 +74,7 @@ def test_every_column_goes_there_and_back(catalog: Catalog) -> None:
 
 def test_nan_in_a_column_without_nulls_stays_nan(catalog: Catalog) -> None:
     catalog.store(window(1, zeros=float("nan")))
-    (value, *_) = catalog.rows("r").column("zeros").to_pylist()
+    (value, *_) = catalog.tail("r").column("zeros").to_pylist()
     assert value != value
 
 
@@ -82,15 +82,15 @@ def test_rows_are_numbered_on_and_selected(catalog: Catalog) -> None:
     for number in range(4):
         catalog.store(window(number))
         catalog.store(window(number, run="other"))
-    assert numbers(catalog.rows("r")) == [12 * w + i for w in range(4) for i in range(1, 7)]
+    assert numbers(catalog.tail("r")) == [12 * w + i for w in range(4) for i in range(1, 7)]
     assert catalog.last_row == 48
-    assert catalog.rows("r", form=FORMS[1], group="*").column("window").to_pylist() == [0, 1, 2, 3]
-    assert set(catalog.rows("r", steps=(10, 29)).column("window").to_pylist()) == {1, 2}
-    assert set(catalog.rows("r", steps=(None, 0)).column("window").to_pylist()) == {0}
-    assert set(catalog.rows("r", steps=(39, None)).column("window").to_pylist()) == {3}
-    assert numbers(catalog.rows("r", after_row=38)) == [39, 40, 41, 42]
-    assert numbers(catalog.rows("r", limit=2)) == [1, 2]
-    assert catalog.rows("nobody").equals(TAIL_SCHEMA.empty_table())
+    assert catalog.tail("r", form=FORMS[1], group="*").column("window").to_pylist() == [0, 1, 2, 3]
+    assert set(catalog.tail("r", steps=(10, 29)).column("window").to_pylist()) == {1, 2}
+    assert set(catalog.tail("r", steps=(None, 0)).column("window").to_pylist()) == {0}
+    assert set(catalog.tail("r", steps=(39, None)).column("window").to_pylist()) == {3}
+    assert numbers(catalog.tail("r", after_row=38)) == [39, 40, 41, 42]
+    assert numbers(catalog.tail("r", limit=2)) == [1, 2]
+    assert catalog.tail("nobody").equals(TAIL_SCHEMA.empty_table())
     assert catalog.analysed_counts() == {"r": 4, "other": 4}
     assert ("other", "p", 3) in catalog.analysed()
 
@@ -100,7 +100,7 @@ def test_rows_of_alignment_are_numbered_with_the_others_and_selected(catalog: Ca
         catalog.store(window(number))
         catalog.store(curvature(number + 10))
     assert numbers(catalog.alignment("r")) == [10 * w + i for w in range(3) for i in range(7, 11)]
-    assert set(numbers(catalog.rows("r"))) & set(numbers(catalog.alignment("r"))) == set()
+    assert set(numbers(catalog.tail("r"))) & set(numbers(catalog.alignment("r"))) == set()
     assert catalog.last_row == 30
     assert catalog.alignment("r", part="*", metric="slope").column("window").to_pylist() == [10, 11, 12]
     assert set(catalog.alignment("r", steps=(105, 119)).column("window").to_pylist()) == {11}
@@ -116,31 +116,31 @@ def test_rows_of_alignment_are_numbered_with_the_others_and_selected(catalog: Ca
 def test_rows_of_both_tables_come_and_go_together(catalog: Catalog) -> None:
     catalog.store(both(0))
     catalog.store(curvature(0))
-    assert (numbers(catalog.rows("r")), numbers(catalog.alignment("r"))) == ([], [11, 12, 13, 14])
+    assert (numbers(catalog.tail("r")), numbers(catalog.alignment("r"))) == ([], [11, 12, 13, 14])
     assert catalog.analysed() == {("r", "p", 0)}
     catalog.store(both(0))
-    assert (numbers(catalog.rows("r")), numbers(catalog.alignment("r"))) == ([*range(15, 21)], [*range(21, 25)])
+    assert (numbers(catalog.tail("r")), numbers(catalog.alignment("r"))) == ([*range(15, 21)], [*range(21, 25)])
     catalog.forget([("r", "p", 0)])
-    assert (catalog.rows("r").num_rows, catalog.alignment("r").num_rows, catalog.analysed()) == (0, 0, set())
+    assert (catalog.tail("r").num_rows, catalog.alignment("r").num_rows, catalog.analysed()) == (0, 0, set())
 
 
 def test_a_window_analysed_again_replaces_its_rows_under_new_numbers(catalog: Catalog) -> None:
     catalog.store(window(0))
     catalog.store(window(1))
     catalog.store(window(0))
-    assert numbers(catalog.rows("r")) == [*range(7, 13), *range(13, 19)]
+    assert numbers(catalog.tail("r")) == [*range(7, 13), *range(13, 19)]
     catalog.forget([("r", "p", 1), ("r", "p", 99)])
-    assert set(catalog.rows("r").column("window").to_pylist()) == {0}
+    assert set(catalog.tail("r").column("window").to_pylist()) == {0}
     catalog.forget([("r", "p", 0)])
     catalog.store(window(5))
-    assert numbers(catalog.rows("r")) == [*range(19, 25)]
+    assert numbers(catalog.tail("r")) == [*range(19, 25)]
 
 
 def test_a_result_of_several_producers_counts_once_and_replaces_those_of_fewer(catalog: Catalog) -> None:
     assert catalog.store(window(0, producer="q"))
     assert catalog.store(window(0, producer="p"), ["p", "q"])
-    assert numbers(catalog.rows("r")) == list(range(7, 13))
-    assert set(catalog.rows("r").column("producer").to_pylist()) == {"p"}
+    assert numbers(catalog.tail("r")) == list(range(7, 13))
+    assert set(catalog.tail("r").column("producer").to_pylist()) == {"p"}
     assert catalog.analysed() == {("r", "p", 0), ("r", "q", 0)}
     assert catalog.analysed_counts() == {"r": 1}
     assert catalog.analysed("r", 0) == catalog.analysed()
@@ -151,9 +151,9 @@ def test_a_result_of_fewer_producers_does_not_replace_one_of_more(catalog: Catal
     assert catalog.store(window(0, producer="p"), ["p", "q"])
     assert not catalog.store(window(0, producer="q"))
     assert not catalog.store(window(0, producer="p"), ["p"])
-    assert numbers(catalog.rows("r")) == list(range(1, 7))
+    assert numbers(catalog.tail("r")) == list(range(1, 7))
     assert catalog.store(window(0, producer="o"), ["o", "p", "q"])
-    assert set(catalog.rows("r").column("producer").to_pylist()) == {"o"}
+    assert set(catalog.tail("r").column("producer").to_pylist()) == {"o"}
     assert catalog.analysed_counts() == {"r": 1}
 
 
@@ -162,15 +162,15 @@ def test_forgetting_one_producer_of_a_result_drops_it_and_leaves_the_others_to_b
     catalog.store(window(0, producer="x"))
     catalog.forget([("r", "q", 0)])
     assert catalog.analysed() == {("r", "x", 0)}
-    assert set(catalog.rows("r").column("producer").to_pylist()) == {"x"}
+    assert set(catalog.tail("r").column("producer").to_pylist()) == {"x"}
 
 
 def test_it_opens_again_where_it_was(tmp_path: Path) -> None:
     for number in range(2):
         with closing(Catalog(tmp_path / "c", rebuilding=True)) as catalog:
             catalog.store(window(number))
-            first = numbers(catalog.rows("r"))[0]
-    assert numbers(catalog.rows("r")) == list(range(first, first + 12))
+            first = numbers(catalog.tail("r"))[0]
+    assert numbers(catalog.tail("r")) == list(range(first, first + 12))
 
 
 @pytest.mark.parametrize("damage", ["text", "version", "gone"])
@@ -190,7 +190,7 @@ def test_a_lost_catalog_begins_above_every_number_given_out(
     with closing(Catalog(path, rebuilding=True)) as catalog:
         assert catalog.analysed() == set()
         catalog.store(window(0))
-        assert numbers(catalog.rows("r"))[0] > 1_000_000
+        assert numbers(catalog.tail("r"))[0] > 1_000_000
     assert bool(caplog.records) == (damage != "gone")
 
 
@@ -207,9 +207,9 @@ def test_a_failed_transaction_leaves_nothing(catalog: Catalog, monkeypatch: pyte
         with pytest.raises(sqlite3.Error):
             catalog.store(both(1))
     assert catalog.analysed() == {("r", "p", 0)}
-    assert (numbers(catalog.rows("r")), numbers(catalog.alignment("r"))) == ([*range(1, 7)], [*range(7, 11)])
+    assert (numbers(catalog.tail("r")), numbers(catalog.alignment("r"))) == ([*range(1, 7)], [*range(7, 11)])
     catalog.store(both(1))
-    assert numbers(catalog.rows("r", after_row=6))[0] == 11
+    assert numbers(catalog.tail("r", after_row=6))[0] == 11
 
 
 def test_waiting_ends_with_a_row_a_call_or_the_time(catalog: Catalog) -> None:

@@ -120,7 +120,7 @@ class Catalog:
             for window in windows:
                 self._forget(connection, *window)
 
-    def rows(
+    def tail(
         self,
         run: str,
         *,
@@ -152,7 +152,7 @@ class Catalog:
         after_row: int = 0,
         limit: int = 4096,
     ) -> pa.Table:
-        """Return up to ``limit`` alignment rows of a run; ``part`` and ``metric``: only these, else as :meth:`rows`."""
+        """Return up to ``limit`` alignment rows of a run; ``part`` and ``metric``: only these, else as :meth:`tail`."""
         with self._reader() as connection:
             return _ALIGNMENT.select(connection, run, {"part": part, "metric": metric}, steps, after_row, limit)
 

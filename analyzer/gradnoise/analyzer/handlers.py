@@ -178,7 +178,7 @@ def fit(service: Service, values: bytes, location: bool) -> pa.Table:
 
 
 def _tail_rows(service: Service, query: Query) -> _Rows:
-    return lambda after_row: service.catalog.rows(
+    return lambda after_row: service.catalog.tail(
         query.run,
         form=query.form,
         group=query.group,
