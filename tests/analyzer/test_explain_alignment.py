@@ -56,3 +56,8 @@ def test_without_a_null_or_an_interval_there_is_the_meaning_alone() -> None:
 def test_a_row_without_a_value_says_why() -> None:
     failed = row("gamma", status="too_few_draws", reason="3 draws")
     assert explain_row(failed) == "too_few_draws: 3 draws"
+
+
+def test_a_sharpness_says_its_radius() -> None:
+    measured = row("sharpness", 0.1, 0.2, method="mean over 16 antithetic pairs, radius 0.01; Student's interval")
+    assert explain_row(measured) == f"{MEANINGS['sharpness']}: mean over 16 antithetic pairs, radius 0.01"

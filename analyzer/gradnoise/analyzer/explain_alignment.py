@@ -20,8 +20,8 @@ MEANINGS = {
     "pearson": "correlation of ln c_ii and ln lambda_i",
     "spearman": "rank correlation of c_ii and lambda_i",
     "spearman_robust": "the same from robust scales",
-    "negative_share": "share of the eigenvalues that are not above 0: they have no logarithm",
-    "off_diagonal": "share of the squares of the noise's covariance off the diagonal in H's eigenbasis",
+    "negative_share": "share of these leading eigenvalues, not of all, that are not above 0: they have no logarithm",
+    "off_diagonal": "share of the squares of the noise's covariance off the diagonal in H's eigenbasis (0: they share eigenvectors)",
     "anisotropy_gain": "how much more curvature the noise meets than isotropic noise would (1)",
     "anisotropy_gain_sign": "the same from directions of the draws alone",
     "projection_coefficient": "how much of the noise lies along v_1, in H's own share of it",
@@ -49,8 +49,8 @@ MEANINGS = {
     "eigenvalue": "lambda_i",
     "variance": "variance of the noise along v_i",
     "scale2": "the same, robustly",
-    "alpha": "stable index of the noise along the eigenvectors; below 2 the covariance does not exist",
-    "sharpness": "rise of the loss at a random step of that radius",
+    "alpha": "stable index of the noise along the eigenvectors (2: normal); below 2 the covariance does not exist",
+    "sharpness": "mean rise of the loss when all these parameters change at random",
     "barrier": "height of the loss over the straight line between the ends",
     "barrier_position": "where, from 0 to 1",
     "barrier_over_ends": "height of the loss over the larger end",
@@ -110,12 +110,17 @@ def _alpha(row: Mapping[str, Any]) -> str:
     return "heavy-tailed: read the robust rows" if reading == "below its null" else reading
 
 
+def _sharpness(row: Mapping[str, Any]) -> str:
+    return str(row["method"]).partition(";")[0]  # its radius, without which the number says nothing
+
+
 _READINGS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "gamma": _gamma,
     "gamma_plain": _gamma,
     "gamma_robust": _gamma,
     "slope": _slope,
     "alpha": _alpha,
+    "sharpness": _sharpness,
 }
 
 
