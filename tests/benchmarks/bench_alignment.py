@@ -6,7 +6,6 @@ where they go.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +16,8 @@ from gradnoise.analyzer.stats._projection_tails import projection_alpha
 from gradnoise.analyzer.stats._ratios import ratios
 from gradnoise.analyzer.stats._setting import setting
 from gradnoise.analyzer.stats._subspace import overlaps
+
+from .paired import fastest
 
 TOP, DRAWS, DIMENSION, PROBES = 50, 512, 3000, 16
 REPEATS = 9
@@ -45,15 +46,6 @@ def window(rng: np.random.Generator) -> alignment.Measured:
     )
 
 
-def best(work: Callable[[], object]) -> float:
-    times = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return min(times)
-
-
 def main() -> None:
     rng = np.random.default_rng(0)
     measured = window(rng)
@@ -67,8 +59,8 @@ def main() -> None:
     }
     print(f"| k = {TOP}, K = {DRAWS} | ms |\n|---|---|")
     for name, part in parts.items():
-        print(f"| {name} | {1e3 * best(part):.1f} |", flush=True)
-    whole = best(lambda: alignment.align(measured, rng=rng))
+        print(f"| {name} | {1e3 * fastest(part, REPEATS):.1f} |", flush=True)
+    whole = fastest(lambda: alignment.align(measured, rng=rng), REPEATS)
     print(f"| **align** | {1e3 * whole:.1f} |")
     print(f"\npromised: {1e3 * PROMISED:.0f} ms; {'kept' if whole <= PROMISED else 'missed'}")
 

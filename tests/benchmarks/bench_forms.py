@@ -7,7 +7,6 @@ cheaper ones, so that a Gaussian group takes less time than a heavy one.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from unittest import mock
 
@@ -15,17 +14,10 @@ import numpy as np
 
 from gradnoise.analyzer.stats import _engine, contrasts, decomposition, forms, stable
 
+from .paired import fastest
+
 DRAWS, COORDINATES = 512, 1024
 REPEATS = 3
-
-
-def measured(work: Callable[[], object]) -> float:
-    times = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return min(times)
 
 
 def main() -> None:
@@ -58,7 +50,7 @@ def main() -> None:
         total = np.zeros(len(groups))
         for name, form in (live | others).items():
             form(noises[1])
-            seconds = [measured(lambda form=form, noise=noise: form(noise)) for noise in noises]  # type: ignore[misc]
+            seconds = [fastest(lambda form=form, noise=noise: form(noise), REPEATS) for noise in noises]  # type: ignore[misc]
             total += seconds if name in live else 0.0
             row(name, seconds)
             if name == "standardized":
