@@ -21,7 +21,7 @@ MEANINGS = {
     "spearman": "rank correlation of c_ii and lambda_i",
     "spearman_robust": "the same from robust scales",
     "negative_share": "share of these leading eigenvalues, not of all, that are not above 0: they have no logarithm",
-    "off_diagonal": "share of the squares of the noise's covariance off the diagonal in H's eigenbasis (0: they share eigenvectors)",
+    "off_diagonal": "share of the squares of the noise's covariance off the diagonal in H's eigenbasis (0: same axes)",
     "anisotropy_gain": "how much more curvature the noise meets than isotropic noise would (1)",
     "anisotropy_gain_sign": "the same from directions of the draws alone",
     "projection_coefficient": "how much of the noise lies along v_1, in H's own share of it",
