@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from typing import Any
 
 import numpy as np
 import pytest
 
 from gradnoise.analyzer.stats.alignment import Matrix, Measured, Name, Sampling, align
 
-D, TOP, PROBES, REPEATS = 80, 10, 12, 250
-VALUES: np.ndarray[Any, np.dtype[np.float64]] = 10.0 * np.arange(1, D + 1) ** -0.7
+D, TOP, PROBES, REPEATS = 60, 8, 12, 160
+VALUES = np.asarray(10.0 * np.arange(1, D + 1) ** -0.7, np.float64)
 HELD = (
     Name.GAMMA,
     Name.SLOPE,
@@ -30,7 +29,7 @@ HELD = (
 
 @pytest.mark.parametrize("fall", [0.0, 0.5, 1.2])
 def test_ranges_hold_what_they_promise(fall: float) -> None:
-    """Variances i^-fall: isotropic noise, and an effective rank of 54 and of 8. The probe vectors know Tr H to 5 %, far
+    """Variances i^-fall: isotropic noise, and an effective rank of 42 and of 8. The probe vectors know Tr H to 5 %, far
     worse than 256 draws know the rest."""
     rng = np.random.default_rng(11)
     basis = np.linalg.qr(rng.standard_normal((D, D)))[0]
@@ -65,7 +64,7 @@ def test_ranges_hold_what_they_promise(fall: float) -> None:
                 inside[row.name] += row.null.low <= row.estimate.value <= row.null.high
                 relative[row.name].append(row.estimate.value / (row.null.value or math.nan))
     shares = {name: inside[name] / REPEATS for name in HELD}
-    assert all(share > 0.905 for share in shares.values()), shares  # 95 % less 3.3 standard errors
+    assert all(share > 0.9 for share in shares.values()), shares  # 95 % less 2.9 standard errors
     for name in (Name.SLOPE, Name.ANISOTROPY_GAIN, Name.MATRIX_COSINE, Name.SUBSPACE_ENERGY):
         error = np.std(relative[name]) / math.sqrt(REPEATS)
         # Frames are not quite a χ² law where the effective rank is small.

@@ -117,7 +117,7 @@ def test_every_field_agrees_with_the_dense_matrices(matrix: str, order: str, vec
     assert row.method is ProductMethod.DOUBLE_BACKWARD
     assert (row.part, row.mode, row.draws, row.batch_size) == ("*", Mode.EVAL, 10, 6)
     assert (row.examples, row.minibatches, row.sampling, row.replacement) == (60, 10, "epoch", False)
-    assert row.notes == ()
+    assert [note for note in row.notes if "as they lie" not in note] == []
     assert len(row.coordinates) == 10
     assert (np.diff(row.coordinates) > 0).all()
     close(row.block, truth.hessian[np.ix_(row.coordinates, row.coordinates)])
@@ -333,6 +333,25 @@ def test_a_loader_that_shuffles_gives_draws_of_several_passes(own_generator: boo
     noise = candidates[found]
     close(row.gram, noise @ noise.T)
     assert len({tuple(sorted(taken[index])) for index in found}) == 15
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("draws", [4, 6])
+def test_draws_in_the_order_of_the_data_are_said(mode: str, draws: int) -> None:
+    """Data sorted by class: each slice is of one class, and its noise twice and more that of a random minibatch."""
+    model, inputs, targets = network()
+    order = targets.argsort()
+    data = TensorDataset(inputs[order], targets[order])
+    truth = dense(model, LOSS, inputs, targets)
+    plain, shuffled = (
+        measured(model, DataLoader(data, batch_size=10, shuffle=shuffle), LOSS, top=2, draws=draws, mode=mode)
+        for shuffle in (False, True)
+    )
+    assert any("slices of the data as they lie" in note for note in plain.notes)
+    assert shuffled.notes == ()
+    random = np.trace(truth.noise(10))
+    assert np.trace(plain.gram) / draws > 1.5 * random
+    assert np.trace(shuffled.gram) / draws < 1.5 * random
 
 
 def test_in_the_least_memory_a_shuffled_loader_is_read_again_alike() -> None:

@@ -210,6 +210,11 @@ class _Part:
         self._notes.extend(noise.notes)
         if noise.draws < wanted:
             self._notes.append(f"{noise.draws} draws instead of {wanted}: {source.ended}")
+        if noise.draws and isinstance(source, OfPasses) and source.in_order():
+            self._notes.append(
+                "the minibatches are the same in every pass: the draws are slices of the data as they lie, and their "
+                "noise is that of random minibatches only if that order is random; shuffle the data"
+            )
         if noise.draws < len(vectors):
             self._notes.append(f"fewer draws ({noise.draws}) than eigenpairs ({len(vectors)})")
         return noise

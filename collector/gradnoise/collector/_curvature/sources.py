@@ -6,6 +6,8 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Any, Protocol
 
+from torch.utils.data import SequentialSampler
+
 from gradnoise.collector._curvature.config import CurvatureError
 from gradnoise.collector._curvature.data import Passes
 from gradnoise.collector._curvature.loaders import generators_of
@@ -65,9 +67,12 @@ class OfPasses:
         self._passes = passes
         self._generators = generators_of(data)
         self._seed = seed
+        self._sampler = getattr(data, "sampler", None)
+        self._shuffles = shuffles
         self._one_pass = not shuffles
         self.ended = "in training mode one pass is made" if self._one_pass else "the passes ended"
         self._losses: list[float] = []  # of the first pass's draws
+        self._first = math.nan
         self._size: int | None = None
 
     def minibatches(self, begin: int = 0) -> Iterator[Minibatch]:
@@ -87,6 +92,17 @@ class OfPasses:
                 return
             number += 1
 
+    def in_order(self) -> bool:
+        """Whether the minibatches are the same ones in every pass: slices of the data as they lie, drawn by nobody.
+
+        To be asked after the draws. Costs the loss of a minibatch; in training mode none, and only a loader that does
+        not shuffle is known then.
+        """
+        if not self._shuffles:
+            return isinstance(self._sampler, SequentialSampler)
+        begin = [float(minibatch.loss.detach()) for minibatch in itertools.islice(self._of(1), 1)]
+        return all(math.isclose(one, self._first, rel_tol=_ALIKE) for one in begin)
+
     def _of(self, number: int) -> Iterator[Minibatch]:
         """Yield the draws of one pass."""
         for generator in self._generators:
@@ -94,7 +110,7 @@ class OfPasses:
         losses = []
         for index, minibatch in enumerate(self._passes.seeded(self._seed + number)):
             if number == index == 0:
-                self._size = minibatch.size
+                self._size, self._first = minibatch.size, float(minibatch.loss.detach())
             if minibatch.size == self._size:
                 losses.append(float(minibatch.loss.detach()))
                 yield minibatch
