@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["MEANINGS", "explain_row"]
+__all__ = ["MEANINGS", "READABLE", "explain_row"]
 
 MEANINGS = {
     "loss": "F, the mean loss over the data",
@@ -58,12 +58,13 @@ MEANINGS = {
 }
 """Metric -> what it is."""
 
-_READABLE = ("ok", "at_boundary")
+READABLE = ("ok", "at_boundary")
+"""The statuses of rows that may be taken as they are."""
 
 
 def explain_row(row: Mapping[str, Any]) -> str:
     """Return what a row of ``ALIGNMENT_SCHEMA``, by column name, says; why there is no value where there is none."""
-    if row["status"] not in _READABLE:
+    if row["status"] not in READABLE:
         return f"{row['status']}: {row['reason']}"
     meaning = MEANINGS.get(row["metric"], "")
     reading = _READINGS.get(row["metric"], _against_null)(row)

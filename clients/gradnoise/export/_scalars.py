@@ -7,23 +7,20 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from gradnoise.analyzer.explain_alignment import explain_row
+from gradnoise.analyzer.explain_alignment import READABLE, explain_row
 from gradnoise.wire.results import MODEL_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-__all__ = ["ALIGNMENT_NUMBERS", "NUMBERS", "READABLE", "WHOLE_MODEL", "Scalars", "Target", "scalars_of"]
+__all__ = ["ALIGNMENT_NUMBERS", "NUMBERS", "WHOLE_MODEL", "Scalars", "Target", "scalars_of"]
 
 NUMBERS = ("alpha", "alpha_low", "alpha_high", "null_alpha", "scale")
 """The columns of a tail row that are exported, where they are not null."""
 
 ALIGNMENT_NUMBERS = ("value", "low", "high", "null_value")
 """Those of an alignment row."""
-
-READABLE = ("ok", "at_boundary")
-"""The statuses of rows that may be taken as they are."""
 
 WHOLE_MODEL = "whole_model"
 """How the group ``*`` is called where a star is not allowed."""

@@ -366,15 +366,13 @@ class Sink:
     def _tell_lost(self, step: int | None) -> None:
         """Count in the dump what found no room in the queue, and is no draw."""
         ends, rows = self._backlog.lost()
-        lost = {"windows": ends, "rows": rows}
-        what = {
-            "windows": "windows of which nothing is told",
-            "rows": "rows of steps, events, references, sketches, curvature",
-        }
-        for kind, count in lost.items():
+        for kind, count, what in (
+            ("windows_lost", ends, "windows of which nothing is told"),
+            ("rows_lost", rows, "rows of steps, events, references, sketches, curvature"),
+        ):
             if count:
-                detail = f"{count} {what[kind]}: the disk was slower than the training"
-                self._tables.add_event(Event(time.time_ns(), f"{kind}_lost", count, detail, step))
+                detail = f"{count} {what}: the disk was slower than the training"
+                self._tables.add_event(Event(time.time_ns(), kind, count, detail, step))
 
     def _take(self, item: Item) -> None:
         if isinstance(item, DrawsAt):
