@@ -59,11 +59,12 @@ def test_align_prints_a_table_for_each_measurement_and_part(capsys: Capture, dum
     assert code == Exit.DONE
     blocks = out.split("\n\n")
     assert [block.splitlines()[0] for block in blocks] == [
-        "burst of a.weight (64 parameters) at step 0-79, 80 draws",
-        "burst of b.weight (64 parameters) at step 0-79, 80 draws",
         "burst of * (128 parameters) at step 0-79, 80 draws",
         *(f"hessian of {part} (20 parameters) at step {s}, 256 draws" for s in (100, 200) for part in ("a.*", "*")),
     ]
+    assert blocks[0].endswith("\n2 groups more: --part shows one, --metric b_simple all")
+    assert run(capsys, "align", dump, "--part", "a.weight")[1].startswith("burst of a.weight (64 parameters)")
+    assert run(capsys, "align", dump, "--metric", "b_simple")[1].count("burst of ") == 3
     header, *rows = blocks[-1].splitlines()[1:]
     assert header.split() == ["metric", "value", "[95", "%]", "null", "[95", "%]", "n", "what", "it", "says"]
     assert any(row.startswith("gamma ") and "exponent of the noise's variance" in row for row in rows)

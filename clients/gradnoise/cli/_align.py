@@ -19,6 +19,8 @@ from gradnoise.cli._source import (
     report_problems,
     steps,
 )
+from gradnoise.wire import CurvatureKind
+from gradnoise.wire.results import MODEL_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +36,8 @@ _SHOWN = 5
 LEGEND = (
     "null: what the metric reads where noise and curvature have nothing to do with each other. v_i, lambda_i: the "
     "leading eigenvectors\nand eigenvalues of H; c_ii: the noise's variance along them; B: examples in a minibatch; C: "
-    "covariance of one example's gradient.\n'*': the whole model. docs/alignment.md has every formula."
+    "covariance of one example's gradient.\nn: how many values it rests on (draws or groups of them, eigenvectors, "
+    "probe vectors). '*': the whole model.\ndocs/alignment.md has every formula."
 )
 
 
@@ -95,7 +98,11 @@ def _follow(args: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> Exit:
 
 
 def print_alignment(rows: Iterable[Mapping[str, Any]], *, whole: bool, as_json: bool) -> Exit:
-    """Print rows of alignment; of metrics that every eigenvector has only the first few, unless ``whole``."""
+    """Print rows of alignment.
+
+    Unless ``whole``, of metrics that every eigenvector has only the first few, and of an ordinary window only the whole
+    model's noise scales, where there are any: a network has hundreds of groups.
+    """
     if as_json:
         for row in rows:
             emit_json(dict(row))
@@ -112,11 +119,21 @@ def print_alignment(rows: Iterable[Mapping[str, Any]], *, whole: bool, as_json: 
 def alignment_table(rows: Iterable[Mapping[str, Any]], *, whole: bool) -> str:
     """Return rows of alignment as text: one table a measurement and part, oldest first, with its warnings below it."""
     ordered = sorted(rows, key=lambda row: (row["first_step"], row["producer"], row["window"], row["row"]))
+    parts: dict[tuple[str, int], set[str]] = {}  # of ordinary windows that are shown by their whole model
+    for row in () if whole else ordered:
+        if row["kind"] not in set(CurvatureKind):
+            parts.setdefault((row["producer"], row["window"]), set()).add(row["part"])
     several = len({row["producer"] for row in ordered}) > 1
     blocks = []
     for _, part in groupby(ordered, key=lambda row: (row["producer"], row["window"], row["part"], row["kind"])):
         found = list(part)
-        blocks.append(_block(found, whole=whole, several=several))
+        others = parts.get((found[0]["producer"], found[0]["window"]), set()) - {found[0]["part"]}
+        if MODEL_GROUP in others:
+            continue
+        block = _block(found, whole=whole, several=several)
+        if others and found[0]["part"] == MODEL_GROUP:
+            block += f"\n{len(others)} groups more: --part shows one, --metric b_simple all"
+        blocks.append(block)
     return "\n\n".join(blocks)
 
 
