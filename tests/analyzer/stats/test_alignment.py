@@ -476,6 +476,15 @@ def test_repeated_draws_are_noticed() -> None:
     assert any("32 draws repeat" in text for text in found[Name.TRACE_SIGMA, None].estimate.warnings)
 
 
+@pytest.mark.parametrize("sampling", list(Sampling))
+def test_single_examples_that_come_again_are_no_repetition(sampling: Sampling) -> None:
+    """Drawn each anew, or in a second pass over 32 examples."""
+    u = aligned(0.1 * LAMBDA, 32, 22)
+    draws = np.concatenate([u, u])
+    found = rows(measured(HESSIAN, draws, GRADIENT, TOP, batch_size=1, examples=32, sampling=sampling))
+    assert not any("repeat" in text for text in found[Name.TRACE_SIGMA, None].estimate.warnings)
+
+
 def test_mu_is_of_the_gauss_newton_matrix_only() -> None:
     found = rows(measured(HESSIAN, aligned(0.1 * LAMBDA, K, 23), GRADIENT, D))
     assert found[Name.MU, None].status is Status.NOT_MEASURED

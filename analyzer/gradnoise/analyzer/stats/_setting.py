@@ -152,8 +152,8 @@ def setting(given: Measured) -> Setting:
         warnings.append(f"{lost} of {given.draws} draws left out: NaN or infinity")
     if measured.sampling is Sampling.EPOCH and not (measured.batch_size and measured.examples):
         warnings.append("draws of whole passes, but batch size or examples unknown: their ties are not corrected for")
-    # Single examples that are drawn each anew do come again: that is their law.
-    anew = measured.sampling is Sampling.INDEPENDENT and measured.batch_size == 1
+    # Single examples do come again, drawn each anew or in another pass: that is their law.
+    anew = measured.sampling is not None and measured.batch_size == 1
     if measured.gram.size and not anew and (repeated := _repeated(measured.gram)):
         warnings.append(f"{repeated} draws repeat earlier ones: intervals are too short")
     found = _moments(given, measured, projections, tied)
