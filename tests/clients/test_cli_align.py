@@ -215,3 +215,19 @@ def test_alignment_is_exported_as_scalars(capsys: Capture, dump: Path, analyzer:
         assert text == [(100, "lambda_i"), (200, "lambda_i")]
     for wrong in (["--metric", "gamma"], ["--alignment", "--form", "standardized"], ["--alignment", "--group", "*"]):
         assert run(capsys, "export", dump, "--tensorboard", tmp_path / "x", *wrong)[0] == Exit.USAGE
+
+
+def test_control_characters_of_whoever_made_the_dump_reach_no_terminal(capsys: Capture, tmp_path: Path) -> None:
+    writer = DumpWriter(tmp_path / "dump", WIDE)
+    measured = hessian(0, "a\x1b[2J\nforged", notes=("\x9bm\x1b]0;title\x07\r\nwarning: forged",))
+    writer.append(Table.CURVATURE, curvature_batch([measured]))
+    writer.append(Table.WINDOWS, closing(0))
+    writer.close()
+    for options in ((), ("--follow",), ("--json",)):
+        _, out, err = run(capsys, "align", tmp_path / "dump", *options)
+        assert all(char == "\n" or char.isprintable() for char in out + err)
+        assert "\\u001b[2J" in out
+        assert not any(line.startswith(("forged", "warning: forged")) for line in (out + err).splitlines())
+    found = lines(run(capsys, "align", tmp_path / "dump", "--json")[1])
+    assert {row["part"] for row in found} == {measured.part}
+    assert all(measured.notes[0] in row["warnings"] for row in found)

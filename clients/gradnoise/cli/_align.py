@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradnoise.cli._exit import Exit
 from gradnoise.cli._live import follow
-from gradnoise.cli._output import aligned, emit, emit_json, note
+from gradnoise.cli._output import aligned, emit, emit_json, note, one_line_of
 from gradnoise.cli._source import (
     add_endpoint,
     connect,
@@ -89,7 +89,7 @@ def _follow(args: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> Exit:
         args,
         rows,
         cells=lambda row: (_steps(row), row["kind"], row["part"], *_cells(row)),
-        remarks=lambda row: ((warning, f"warning: {warning}") for warning in row["warnings"]),
+        remarks=lambda row: ((warning, f"warning: {one_line_of(warning)}") for warning in row["warnings"]),
         legend=LEGEND,
         header=_LIVE_HEADER,
         right=_RIGHT,
@@ -146,7 +146,7 @@ def _block(rows: Sequence[Mapping[str, Any]], *, whole: bool, several: bool) -> 
         title += f", producer {first['producer'][:8]}"
     chosen = [row for row in rows if whole or row["index"] is None or row["index"] < _SHOWN]
     shown = [row for row in chosen if row["value"] is not None or row["low"] is not None]
-    lines = [title]
+    lines = [one_line_of(title)]
     if shown:
         lines.append(aligned(_HEADER, [_cells(row) for row in shown], right=_RIGHT))
     if len(chosen) < len(rows):
@@ -164,7 +164,7 @@ def _told(texts: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     for text, row in texts:
         found.setdefault(text, []).append(row["metric"])
     return [
-        text + ("" if len(names) > _SHOWN else f" [{', '.join(names)}]")
+        one_line_of(text) + ("" if len(names) > _SHOWN else f" [{', '.join(names)}]")
         for text, names in ((text, list(dict.fromkeys(metrics))) for text, metrics in found.items())
     ]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gradnoise.cli import _align, _analyze, _demo, _export, _fit, _measure, _runs, _serve, _ship, _tail
 from gradnoise.cli._exit import Exit, code_of
+from gradnoise.cli._output import note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = code_of(error)
         if code is None:
             raise
-        sys.stderr.write(f"gradnoise {args.command}: {_message(error, args.command)}\n")
+        note(f"gradnoise {args.command}: {_message(error, args.command)}")
         return code
 
 

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["aligned", "emit", "emit_json", "note", "number"]
+__all__ = ["aligned", "emit", "emit_json", "note", "number", "one_line_of"]
+
+# Names and notes come from whoever made the dump; a terminal would obey what is in them. JSON has the same escapes.
+_SEEN = {code: f"\\u{code:04x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_SEEN_IN_A_LINE = _SEEN | {ord("\n"): "\\n", ord("\t"): "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 def aligned(
@@ -31,7 +35,7 @@ def aligned(
         least: widths that the columns have at least: rows that come one by one then stand under each other.
         show_header: begin with the names.
     """
-    lines = [tuple(header), *map(tuple, rows)]
+    lines = [tuple(header), *(tuple(map(one_line_of, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     if least:
         widths = [max(pair) for pair in zip(widths, least, strict=True)]
@@ -50,9 +54,14 @@ def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+def one_line_of(text: str) -> str:
+    """Return text with its control characters, the ends of lines among them, as escapes."""
+    return text.translate(_SEEN_IN_A_LINE)
+
+
 def emit(text: str) -> None:
-    """Print to standard output."""
-    sys.stdout.write(text + "\n")
+    """Print to standard output, control characters as escapes."""
+    sys.stdout.write(text.translate(_SEEN) + "\n")
     sys.stdout.flush()
 
 
@@ -62,8 +71,8 @@ def emit_json(value: Any) -> None:
 
 
 def note(text: str) -> None:
-    """Print to standard error."""
-    sys.stderr.write(text + "\n")
+    """Print to standard error, control characters as escapes."""
+    sys.stderr.write(text.translate(_SEEN) + "\n")
 
 
 def _plain(value: Mapping[str, Any] | Iterable[Any] | Any) -> Any:
