@@ -103,6 +103,9 @@ CONTRADICTIONS: list[tuple[str, object, str]] = [
     ("gram", [1.0, 2.0], "gram"),
     ("kind", "nonsense", "nonsense"),
     ("mode", "asleep", "asleep"),
+    ("dimension", 11, "eigenvalues"),
+    ("batch_size", 0, "batch_size"),
+    ("sampling", "lottery", "lottery"),
     ("density_steps", 3, "density"),
     ("coordinates", [1, 2, 3], "block"),
 ]
@@ -284,3 +287,10 @@ def test_ranks_of_a_job_share_their_noise_scale(tmp_path: Path) -> None:
 
 def test_the_metrics_are_named_once() -> None:
     assert len(set(METRICS)) == len(METRICS)
+
+
+def test_a_gram_matrix_beyond_the_range_of_numbers_leaves_the_other_metrics(tmp_path: Path) -> None:
+    row = hessian(draws=8, pairs=3)
+    rows = aligned(recorded(tmp_path, replace(row, gram=np.full((8, 8), 1e308))))
+    assert {found.metric for found in rows} == {LOSS, *map(str, Name)}
+    assert {found.status for found in rows if found.metric == Name.TRACE_H} == {"ok"}

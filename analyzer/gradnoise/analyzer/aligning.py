@@ -14,7 +14,7 @@ from gradnoise.analyzer import _landscape
 from gradnoise.analyzer._landscape import Landscape
 from gradnoise.analyzer._noise_scales import noise_scales
 from gradnoise.analyzer.report import AlignmentRow, RowStatus
-from gradnoise.analyzer.stats import Estimate, Status
+from gradnoise.analyzer.stats import Estimate, InvalidInput, StatsError, Status
 from gradnoise.analyzer.stats.alignment import Matrix, Measured, Name, Sampling, align
 from gradnoise.wire import CurvatureKind
 from gradnoise.wire.results import MODEL_GROUP
@@ -167,7 +167,11 @@ def _one_rank(closed: ClosedWindow) -> tuple[str, ...]:
 
 def _failed(subject: _Subject, error: Exception) -> AlignmentRow:
     closed = subject.closed
-    _log.error("run %s, window %d, %s: analysis failed", closed.run, closed.window, subject.part, exc_info=error)
+    where = (closed.run, closed.window, subject.part)
+    if isinstance(error, StatsError):  # what was sent, and no fault of the analysis
+        _log.warning("run %s, window %d, %r: %s", *where, error)
+        return subject.failed(f"the measurement contradicts itself: {error}")
+    _log.error("run %s, window %d, %r: analysis failed", *where, exc_info=error)
     return subject.failed(f"the analysis failed: {type(error).__name__}: {error}")
 
 
@@ -179,7 +183,7 @@ def _rows(subject: _Subject, measured: CurvatureRow) -> Iterator[AlignmentRow]:
             yield subject.row(found.name, found.estimate, status=found.status, reason=found.reason)
         return
     if len(measured.eigenvalues) > _MOST:
-        raise ValueError(f"{len(measured.eigenvalues)} eigenvalues: at most {_MOST} are analysed")
+        raise InvalidInput(f"{len(measured.eigenvalues)} eigenvalues: at most {_MOST} are analysed")
     seed = zlib.crc32(f"{subject.closed.window} {subject.part}".encode())
     for metric in align(_arrays(measured), rng=np.random.default_rng(seed)):
         yield subject.metric(metric)
@@ -204,13 +208,20 @@ def _arrays(measured: CurvatureRow) -> Measured:
         square_samples=measured.square_samples,
         batch_size=measured.batch_size,
         examples=measured.examples,
-        sampling=None if measured.sampling is None else Sampling(measured.sampling),
+        sampling=_sampling(measured.sampling),
         replacement=measured.replacement,
         loss=measured.loss,
         matrix=Matrix(measured.kind),
         block=measured.block,
         block_noise=measured.block_noise,
     )
+
+
+def _sampling(given: str | None) -> Sampling | None:
+    try:
+        return None if given is None else Sampling(given)
+    except ValueError as error:
+        raise InvalidInput(f"sampling: {error}") from None
 
 
 def _loss(subject: _Subject, measured: CurvatureRow) -> AlignmentRow:

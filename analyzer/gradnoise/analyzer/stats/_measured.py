@@ -103,6 +103,8 @@ class Measured:
         if self.dimension < 1:
             raise InvalidInput(f"dimension: expected at least 1, got {self.dimension}")
         pairs, draws, width = len(self.eigenvalues), self.draws, len(self.block)
+        if pairs > self.dimension:
+            raise InvalidInput(f"eigenvalues: expected at most {self.dimension}, as many as dimensions, got {pairs}")
         wanted = {
             "eigenvalues": (pairs,),
             "residuals": (pairs,),

@@ -114,7 +114,7 @@ def _gains(given: Setting) -> list[Metric]:
             rows.append(_gone(name, gone))
             continue
         null = None
-        if isinstance(given.square_h, Known):
+        if isinstance(given.square_h, Known) and not isinstance(given.trace, Unknown):
             null = of_matrix(given, 1.0, trace_h, given.square_h)
         values = d * product / (trace_h.value * trace)
         rows.append(
