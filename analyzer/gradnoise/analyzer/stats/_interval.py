@@ -48,7 +48,8 @@ def jackknife_part(values: Floats) -> Part:
     square = float(np.sum(apart**2))
     freedom = n - 1.0
     if square > 0:
-        kurtosis = n * float(np.sum((apart / math.sqrt(square)) ** 4))
+        share = (apart / math.sqrt(square)) ** 2  # a fourth power takes numpy many times as long
+        kurtosis = n * float(share @ share)
         freedom = min(freedom, 2.0 * n / max(kurtosis - 1.0, 1e-9))
     return Part((n - 1) / n * square, freedom)
 

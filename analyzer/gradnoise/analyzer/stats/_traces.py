@@ -112,6 +112,7 @@ def variances(given: Setting) -> list[Metric]:
     part, places = given.variances, given.finite
     if isinstance(part, Unknown):
         return [missing(Name.VARIANCE, part.status, part.reason, index=i) for i in range(len(places))]
+    null = direction_null(given)
     rows, column = [], 0
     for i, usable in enumerate(places):
         if not usable:
@@ -123,5 +124,5 @@ def variances(given: Setting) -> list[Metric]:
             rows.append(missing(Name.VARIANCE, Status.ALL_ZERO, "no noise in this direction", index=i))
             continue
         found = replicated(values, method="mean square, delete-one jackknife", warnings=given.warnings)
-        rows.append(Metric(Name.VARIANCE, i, found, direction_null(given)))
+        rows.append(Metric(Name.VARIANCE, i, found, null))
     return rows
