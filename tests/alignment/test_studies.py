@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gradnoise.studies import StudyError, anisotropic_noise, hessian_covariance
-from gradnoise.studies._measured import Examples, Plan
+from gradnoise.studies._measured import Arguments, Examples
 
 from .exact import dense
 from .worlds import logistic, network
@@ -95,7 +95,7 @@ def test_a_measurement_names_its_readings() -> None:
 def test_all_draws_are_held_where_they_are_small_and_as_few_vectors_as_can_be_where_not() -> None:
     model, x, y = network()
     small = Examples(model, CROSS_ENTROPY, x, y)
-    assert small._vectors(Plan(top=20, draws=512)) == 538
+    assert small._vectors(Arguments(top=20, draws=512)) == 538
     wide = Examples(nn.Linear(5, 100_000), CROSS_ENTROPY, x, y)  # 600 000 numbers of 4 bytes, 538 times: 1.3 GB
-    assert wide._vectors(Plan(top=20, draws=512)) is None
-    assert wide._vectors(Plan(top=3, draws=16)) == 25
+    assert wide._vectors(Arguments(top=20, draws=512)) is None
+    assert wide._vectors(Arguments(top=3, draws=16)) == 25

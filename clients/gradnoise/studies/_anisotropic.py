@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradnoise.studies._alpha import StudyError
-from gradnoise.studies._measured import Examples, Measurement, Plan, whole_number
+from gradnoise.studies._measured import Arguments, Examples, Measurement, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ def anisotropic_noise(
     whole_number("batch_size", batch_size)
     if not steps or list(steps) != sorted(set(steps)) or steps[0] < 0:
         raise StudyError(f"steps: expected ascending whole numbers from 0 on, got {tuple(steps)!r}")
-    plan = Plan(top, draws, vectors=vectors, seed=seed)
+    given = Arguments(top, draws, vectors=vectors, seed=seed)
     rng = torch.Generator().manual_seed(seed)
     found, taken = {}, 0
     for step in steps:
@@ -68,5 +68,5 @@ def anisotropic_noise(
             examples.loss(batch_size, rng).backward()
             optimizer.step()
             taken += 1
-        found[step] = examples.measured(batch_size, plan, step=step)
+        found[step] = examples.measured(batch_size, given, step=step)
     return found

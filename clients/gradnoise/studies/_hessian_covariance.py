@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gradnoise.studies._alpha import StudyError
-from gradnoise.studies._measured import Examples, Measurement, Plan
+from gradnoise.studies._measured import Arguments, Examples, Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,5 +57,5 @@ def hessian_covariance(
     examples = Examples(model, loss_fn, inputs, targets)
     if not batch_sizes or len(set(batch_sizes)) < len(batch_sizes):
         raise StudyError(f"batch_sizes: expected different whole numbers, got {tuple(batch_sizes)!r}")
-    plan = Plan(top, draws, matrix, mode, vectors, seed)
-    return {size: examples.measured(size, plan) for size in batch_sizes}
+    given = Arguments(top, draws, matrix, mode, vectors, seed)
+    return {size: examples.measured(size, given) for size in batch_sizes}

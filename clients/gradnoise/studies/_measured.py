@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gradnoise.analyzer.report import AlignmentRow
     from gradnoise.wire import CurvatureRow
 
-__all__ = ["Examples", "Measurement", "Plan", "aligned_row", "whole_number"]
+__all__ = ["Arguments", "Examples", "Measurement", "aligned_row", "whole_number"]
 
 _PASS = 1024  # examples in a minibatch of the pass that makes F, its gradient and the products
 _ROOM = 256 << 20  # bytes of vectors of the model's dimension that are taken without being asked for
@@ -55,7 +55,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Arguments:
     """How a study measures: the arguments that it hands on to ``measure_curvature``."""
 
     top: int
@@ -91,7 +91,7 @@ class Examples:
         rows = torch.randint(len(self.inputs), (size,), generator=rng).to(self.inputs.device)
         return self.loss_fn(self.model(self.inputs[rows]), self.targets[rows])
 
-    def measured(self, batch_size: int, plan: Plan, *, step: int = 0) -> Measurement:
+    def measured(self, batch_size: int, given: Arguments, *, step: int = 0) -> Measurement:
         """Measure the whole model at its present parameters, minibatches drawn with replacement.
 
         Raises:
@@ -104,20 +104,20 @@ class Examples:
                 self.loss_fn,
                 list(zip(self.inputs.split(_PASS), self.targets.split(_PASS), strict=True)),
                 draw=lambda: (self.loss(batch_size), batch_size),
-                top=plan.top,
-                draws=plan.draws,
-                matrix=plan.matrix,
-                mode=plan.mode,
-                vectors=plan.vectors or self._vectors(plan),
-                seed=plan.seed,
+                top=given.top,
+                draws=given.draws,
+                matrix=given.matrix,
+                mode=given.mode,
+                vectors=given.vectors or self._vectors(given),
+                seed=given.seed,
             )
         except CurvatureError as error:
             raise StudyError(f"the curvature cannot be measured: {error}") from error
         return aligned_row(replace(row, step=step, replacement=True))
 
-    def _vectors(self, plan: Plan) -> int | None:
+    def _vectors(self, given: Arguments) -> int | None:
         """Return how many vectors take no gradient twice, if they are small; else None, the fewest."""
-        enough = plan.top + plan.draws + 6
+        enough = given.top + given.draws + 6
         chosen = [each for each in self.model.parameters() if each.requires_grad]
         size = sum(each.numel() * each.element_size() for each in chosen)
         return enough if enough * size <= _ROOM else None
