@@ -220,7 +220,7 @@ def test_wrong_input_is_refused_by_name() -> None:
         noise_scale([group(VALUES), group(VALUES)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.floats(0.01, 100), st.floats(-10, 10), st.floats(0.001, 5), st.floats(0.001, 5), st.floats(-0.99, 0.99))
 def test_fieller_holds_what_the_inequality_does(over: float, under: float, a: float, b: float, rho: float) -> None:
     """Inside the ends (over − ρ under)² ≤ t² Var holds, and just outside it fails, where the estimate is above 0."""
@@ -240,8 +240,29 @@ def test_fieller_holds_what_the_inequality_does(over: float, under: float, a: fl
             assert beyond(low * 0.999) > -1e-6 * (1 + over**2)
         if math.isfinite(high):
             assert beyond(high * 1.001) > -1e-6 * (1 + over**2 + high**2 * under**2)
+        if covariance[0, 0] * 4.0 >= over**2:
+            assert low == 0.0
     else:
         assert high == math.inf
+
+
+@pytest.mark.parametrize(
+    ("over", "under", "variances", "ends"),
+    [
+        (1.0, 1.0, (1.0, 0.25, 0.0), (0.0, math.inf)),  # no square term: all above -1.5
+        (0.875, 1.0, (0.25, 1.0, 0.4375), (0.0, math.inf)),  # up to 0.208 and from 0.375
+        (3.0, 1.0, (1.0, 0.25, 0.0), (5.0 / 6.0, math.inf)),  # no square term: 6 rho >= 5
+        (3.0, 1.0, (1.0, 1.0, 0.0), ((math.sqrt(24.0) - 3.0) / 3.0, math.inf)),  # 3 rho^2 + 6 rho >= 5
+        (3.0, -1.0, (1.0, 1.0, 0.0), ((math.sqrt(24.0) + 3.0) / 3.0, math.inf)),  # 3 rho^2 - 6 rho >= 5
+        (3.0, -1.0, (1.0, 0.25, 0.0), (0.0, math.inf)),  # no positive ratio
+    ],
+)
+def test_fieller_where_the_gradient_is_not_told_from_zero(
+    over: float, under: float, variances: tuple[float, float, float], ends: tuple[float, float]
+) -> None:
+    """By hand, with t = 2: an interval in two pieces is held by its ends."""
+    one, other, both = variances
+    assert fieller(over, under, np.array([[one, both], [both, other]]), 2.0) == pytest.approx(ends)
 
 
 @settings(max_examples=20, deadline=None)

@@ -227,7 +227,8 @@ def _metrics(found: Sums, batch: float, plan: Design, warnings: tuple[str, ...])
 
 
 def fieller(over: float, under: float, covariance: Floats, t: float) -> tuple[float, float]:
-    """Ends of the positive ratios ρ with (over − ρ under)² ≤ t² Var(over − ρ under) (Fieller 1954).
+    """Ends of the positive ratios ρ with (over − ρ under)² ≤ t² Var(over − ρ under) (Fieller 1954), that is
+    a ρ² − 2 b ρ + c ≤ 0; where they are in two pieces, of both.
 
     The upper end is infinite where ``under`` is not told from 0 or below it; the lower one at least 0.
     """
@@ -244,7 +245,9 @@ def fieller(over: float, under: float, covariance: Floats, t: float) -> tuple[fl
         return max(ends[0], 0.0), ends[1]
     if a > 0:  # the gradient estimate is significantly negative: impossible but by chance
         return 0.0, math.inf
-    # Outside the two roots: what lies above the positive one.
-    far = b - math.copysign(math.sqrt(root), -b) if b < 0 else b + math.sqrt(root)
-    ends = sorted(end for end in ((far / a) if a else math.inf, (c / far) if far else 0.0) if end >= 0)
-    return (ends[0] if ends else 0.0), math.inf
+    # Outside two roots: of one sign where 0 is in as well, else from the positive one on, without cancellation.
+    if c <= 0:
+        return 0.0, math.inf
+    if b > 0:
+        return c / (b + math.sqrt(root)), math.inf
+    return ((b - math.sqrt(root)) / a if a < 0 else 0.0), math.inf
