@@ -17,8 +17,16 @@ def test_what_is_not_given_has_its_default() -> None:
     plan = Curvature(DATA)
     assert (plan.every, plan.top, plan.draws, plan.probes) == (5000, 20, 128, 16)
     assert plan.parts == ("*",)
-    assert plan.held == 26
-    assert Curvature(DATA, top=3, vectors=11).held == 11
+    assert plan.held(2**30) == 26
+    assert Curvature(DATA, top=3, vectors=11).held(4) == 11
+
+
+def test_all_draws_are_held_where_that_is_64_mib_at_most() -> None:
+    plan = Curvature(DATA, top=20, draws=128)
+    most = 64 * 2**20 // 151
+    assert plan.held(most) == 20 + 128 + 3
+    assert plan.held(most + 1) == 20 + 6
+    assert Curvature(DATA, top=20, draws=0).held(4) == 20 + 6
 
 
 def test_one_pattern_alone_is_one_part() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,27 @@ def test_what_is_random_in_a_pass_leaves_the_generators_alone() -> None:
     assert torch.equal(torch.rand(3), after[0])
     assert (random.random(), np.random.random()) == after[1:]  # noqa: NPY002
     assert before[1:] != after[1:]
+
+
+def test_steady_passes_have_the_same_random_numbers_and_leave_the_generators_alone() -> None:
+    case = three_layers()
+
+    def noisy() -> Iterator[torch.Tensor]:
+        for x, y in case.data:
+            yield case.loss_fn(case.model(x), y) + torch.rand(()) + random.random() + np.random.random()  # noqa: NPY002
+
+    passes = Passes(case.model, None, noisy, seed=3)
+    alone = [float(each.loss.detach()) for each in passes]
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+    with passes.steady():
+        steady = [[float(each.loss.detach()) for each in passes] for _ in range(2)]
+    with suppress(KeyError), passes.steady():
+        next(iter(passes))
+        raise KeyError
+    assert steady == [alone, alone]
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]  # noqa: NPY002
+    assert [float(each.loss.detach()) for each in passes] == alone
 
 
 def _none() -> Iterator[torch.Tensor]:

@@ -73,7 +73,20 @@ def taken(source: Source, model: Theta, matrix: torch.Tensor, pairs: int, room: 
     free[0] = torch.linspace(-1, 1, D, dtype=torch.float64)
     space = Space(list(model.parameters()))
     vectors = orthonormal(pairs, D)
-    return take(source, space, model, Matrix(matrix), vectors, free, draws=draws, coordinates=np.array([0, 3, 12]))
+    released: list[int] = []
+    found = take(
+        source,
+        space,
+        model,
+        Matrix(matrix),
+        vectors,
+        free,
+        draws=draws,
+        coordinates=np.array([0, 3, 12]),
+        release=lambda: released.append(1),
+    )
+    assert released == [1]
+    return found
 
 
 @settings(max_examples=25, deadline=None)

@@ -14,6 +14,8 @@ __all__ = ["AUTO", "Curvature", "CurvatureError", "Part", "parts_of"]
 
 AUTO = "auto"
 _SPARE = 6  # vectors beside the eigenvectors, where no number is given
+_BESIDE = 3  # vectors beside eigenvectors and draws, where all of them are held: grad F, u, H u
+_SMALL = 64 * 2**20  # bytes that are nothing to a device
 
 # A pattern of parameter names, or a name and a function (parameter's name, parameter) -> whether it belongs.
 Part = str | tuple[str, Callable[[str, Any], bool]]
@@ -58,8 +60,8 @@ class Curvature:
             takes none.
         dense: the dense blocks of H and of the noise at so many coordinates; 0 takes none.
         vectors: how many vectors of the part's dimension d may be held on the device, beside the model and what its
-            double backward takes; default ``top + 6``. With more of them, fewer products are needed, and with
-            ``top + draws + 3`` no gradient is taken twice.
+            double backward takes. With more of them, fewer products are needed, and with ``top + draws + 3`` no
+            gradient is taken twice: that is the default where it is at most 64 MiB, and else ``top + 6``.
         tolerance: residual, relative to |lambda|, of each eigenpair.
         max_products: for the eigenpairs; default ``300 + 10 top``.
         seed: of every random choice.
@@ -104,10 +106,12 @@ class Curvature:
             raise CollectorError(f"Curvature(tolerance={tolerance!r}): expected a positive number")
         object.__setattr__(self, "parts", parts_of(self.parts))
 
-    @property
-    def held(self) -> int:
-        """How many vectors of the part's dimension may be held on the device."""
-        return self.top + _SPARE if self.vectors is None else self.vectors
+    def held(self, size: int) -> int:
+        """Return how many vectors of the part's dimension may be held on the device; one takes ``size`` bytes."""
+        if self.vectors is not None:
+            return self.vectors
+        least, all_draws = self.top + _SPARE, self.top + self.draws + _BESIDE
+        return max(least, all_draws) if all_draws * size <= _SMALL else least
 
 
 _LEAST = {"every": 1, "top": 0, "draws": 0, "probes": 0, "density_steps": 0, "dense": 0, "seed": 0}

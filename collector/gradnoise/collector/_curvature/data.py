@@ -14,6 +14,7 @@ from gradnoise.collector._curvature.config import CurvatureError
 from gradnoise.collector._curvature.differentiable import RandomStream, differentiable
 from gradnoise.collector._curvature.functions import reentrant
 from gradnoise.collector._taps.groups import unwrapped
+from gradnoise.collector._taps.torch_state import random_states, seed_all, set_random_states
 
 __all__ = ["Minibatch", "Passes", "blaming"]
 
@@ -83,6 +84,7 @@ class Passes:
         self._data = data
         self._seed = seed
         self._first: float | None = None
+        self._steady = False
 
     def __iter__(self) -> Iterator[Minibatch]:
         """Make one pass; at its end its mean loss is compared with the first pass's.
@@ -120,18 +122,44 @@ class Passes:
         for _ in self._pass(self._seed + 1 if random else self._seed, compare=True):
             pass
 
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Let settings and random numbers change once for the passes made inside, and not at every minibatch.
+
+        For passes one after the other: between two minibatches the generators stand as the pass has them.
+        """
+        before = random_states()
+        self._steady = True
+        try:
+            with differentiable(self.model):
+                yield
+        finally:
+            self._steady = False
+            set_random_states(before)
+
+    @contextmanager
+    def _evaluating(self, stream: RandomStream) -> Iterator[None]:
+        if self._steady:
+            yield
+            return
+        with stream, differentiable(self.model):
+            yield
+
     def _pass(self, seed: int, *, compare: bool) -> Iterator[Minibatch]:
         stream = RandomStream(seed)
-        versions = self._versions()
+        if self._steady:
+            seed_all(seed)
+        watched = [each for each in self.model.parameters() if not each.is_inference()]
+        versions = [each._version for each in watched]
         losses: list[tuple[torch.Tensor, int]] = []
         sized: bool | None = None
         source: Any = None
         try:
-            with blaming("data"), stream, differentiable(self.model):
+            with blaming("data"), self._evaluating(stream):
                 source = self._source()
             while True:
                 index = len(losses)
-                with blaming(f"minibatch {index}"), stream, differentiable(self.model):
+                with blaming(f"minibatch {index}"), self._evaluating(stream):
                     given = next(source, _END)
                     if given is _END:
                         break
@@ -145,7 +173,7 @@ class Passes:
                 losses.append((minibatch.loss.detach(), minibatch.weight))
                 yield minibatch
                 del minibatch
-                if self._versions() != versions:
+                if [each._version for each in watched] != versions:
                     raise CurvatureError(
                         f"minibatch {index}: parameters were changed in place during the pass; the curvature is that "
                         "at frozen parameters: take optimizer steps and weight norms out of the data and the loss"
@@ -224,9 +252,6 @@ class Passes:
         inputs, targets = (_on(device, each) for each in batch)
         outputs = self._inner(inputs)
         return self._loss_fn(outputs, targets), _size(batch[0]), outputs
-
-    def _versions(self) -> list[int]:
-        return [each._version for each in self.model.parameters() if not each.is_inference()]
 
     def _finish(self, losses: list[tuple[torch.Tensor, int]], *, sized: bool, compare: bool) -> None:
         """Close a pass: count it, and compare it with the first."""

@@ -27,7 +27,7 @@ from gradnoise.collector._curvature.differentiable import differentiable
 from gradnoise.collector._curvature.dots import dots, norm2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -112,6 +112,7 @@ def take(
     *,
     draws: int,
     coordinates: NDArray[np.int64],
+    release: Callable[[], None],
 ) -> Noise:
     """Take the noise of up to ``draws`` minibatches.
 
@@ -124,6 +125,7 @@ def take(
         free: (3, d) or more of work space with grad F in its first row; overwritten.
         draws: K, at most.
         coordinates: of the dense block; may be none.
+        release: called after the last product, before gradients are taken again.
 
     Raises:
         CurvatureError: a minibatch cannot be evaluated, or its gradient is not finite.
@@ -147,6 +149,7 @@ def take(
         block[number] = here[where].cpu().double().numpy()
         quadratic[number] = float(dots(here[None], multiply(here, product)))
         count = number + 1
+    release()
     notes = list(source.notes)
     if count > 1 and len(losses) == 1:
         notes.append("every draw has the same loss; a draw must be a fresh minibatch each time")

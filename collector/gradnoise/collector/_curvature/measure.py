@@ -81,6 +81,7 @@ class _Part:
         self._name = name
         self._space = Space(parameters)
         self._products = Products(self._space, passes, matrix=plan.matrix, method=plan.method, seed=plan.seed)
+        self._held = plan.held(self._space.dimension * self._space.dtype.itemsize)
         self._notes: list[str] = []
 
     def measured(self) -> CurvatureRow:
@@ -140,14 +141,14 @@ class _Part:
         if k < plan.top:
             self._notes.append(f"{k} eigenpairs instead of {plan.top}: there are no more dimensions")
         if not k:
-            work = torch.empty(plan.held, space.dimension, dtype=space.dtype, device=space.device)
+            work = torch.empty(self._held, space.dimension, dtype=space.dtype, device=space.device)
             return np.empty(0), np.empty(0), work[:0], work
         pairs = eigenpairs(
             self._products,
             space.dimension,
             k,
             order=plan.order,
-            basis=plan.held - 1,
+            basis=self._held - 1,
             tolerance=plan.tolerance,
             max_products=plan.max_products,
             generator=self._generator(),
@@ -161,8 +162,8 @@ class _Part:
                 "products; see their residuals, or raise max_products or vectors"
             )
         free = pairs.spare
-        if len(free) < plan.held - k:  # the basis was the whole space, and that is small
-            free = torch.empty(plan.held - k, space.dimension, dtype=space.dtype, device=space.device)
+        if len(free) < self._held - k:  # the basis was the whole space, and that is small
+            free = torch.empty(self._held - k, space.dimension, dtype=space.dtype, device=space.device)
         return pairs.values, pairs.residuals, pairs.vectors, free
 
     def _samples(self, vectors: torch.Tensor, work: torch.Tensor) -> Samples:
@@ -205,7 +206,15 @@ class _Part:
             return Noise()
         wanted = self._plan.draws
         noise = take(
-            source, self._space, self._model, self._products, vectors, free, draws=wanted, coordinates=coordinates
+            source,
+            self._space,
+            self._model,
+            self._products,
+            vectors,
+            free,
+            draws=wanted,
+            coordinates=coordinates,
+            release=self._products.release,
         )
         self._notes.extend(noise.notes)
         if noise.draws < wanted:

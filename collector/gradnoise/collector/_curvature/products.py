@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -125,11 +126,12 @@ class Products:
                     mean.add(graph.index, graph.weight, graph.gradient())
                     losses.append((graph.loss, graph.weight))
             else:
-                for minibatch in self._passes:
-                    gradient = self._first(minibatch)
-                    losses.append((minibatch.loss.detach(), minibatch.weight))
-                    mean.add(minibatch.index, minibatch.weight, gradient)
-                    del minibatch, gradient
+                with self._passes.steady():
+                    for minibatch in self._passes:
+                        gradient = self._first(minibatch)
+                        losses.append((minibatch.loss.detach(), minibatch.weight))
+                        mean.add(minibatch.index, minibatch.weight, gradient)
+                        del minibatch, gradient
             total = mean.total()
             out.div_(total)
             return sum(float(loss) * weight for loss, weight in losses) / total, out
@@ -165,10 +167,11 @@ class Products:
         tangents = self._space.tangents(vector)
         mean = _Mean(self._space, out)
         custom: set[str] = set()
-        for graph in self._graphs_of_pass():
-            mean.add(graph.index, graph.weight, graph.product(tangents), depends=graph.depends)
-            custom.update(graph.custom)
-            del graph
+        with nullcontext() if self._kept else self._passes.steady():
+            for graph in self._graphs_of_pass():
+                mean.add(graph.index, graph.weight, graph.product(tangents), depends=graph.depends)
+                custom.update(graph.custom)
+                del graph
         out.div_(mean.total())
         return tuple(sorted(custom))
 
@@ -219,7 +222,7 @@ class Products:
             self._add_outputs(mean, vector, step)
             return out.div_(mean.total())
         for sign in (1, -1):
-            with displaced(self._space, vector, sign * step):
+            with self._passes.steady(), displaced(self._space, vector, sign * step):
                 for minibatch in self._passes.moved():
                     gradient = self._first(minibatch)
                     mean.add(minibatch.index, sign * minibatch.weight, gradient)
