@@ -102,7 +102,7 @@ def _slope(row: Mapping[str, Any]) -> str:
     if math.isnan(low + high):
         return ""
     if low <= 1.0 <= high:
-        return "C = H is not excluded"
+        return "1, as C = H has, is not excluded; gamma says whether it holds along each"
     return "more noise than C = H" if low > 1.0 else "less noise than C = H"
 
 
