@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gradnoise.collector._curvature.config import CurvatureError
-from gradnoise.collector._curvature.dots import precise
+from gradnoise.collector._curvature.dots import norm, project_out, quick_dots
 from gradnoise.collector._curvature.shifts import leja, shifted, tridiagonal
 from gradnoise.wire import Order
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Eigenpairs", "eigenpairs"]
 
-_PIECE = 1 << 16  # columns
 _THIN = 4  # restarts before the unwanted interval is taken for known
 _EXTRA = 2  # vectors kept at a restart beside the pairs
 _LOCK = 1e-4  # of the tolerance of the last pair
@@ -191,7 +190,7 @@ class _Lanczos:
         if measure:
             for index in range(k):
                 product = self._product(vectors[index], spare[0])
-                residuals[index] = float(_norm(product.sub_(vectors[index], alpha=values[index])))
+                residuals[index] = float(norm(product.sub_(vectors[index], alpha=values[index])))
         found = bool((residuals <= self._allowed(values)).all()) if measure else self._converged
         return Eigenpairs(values, residuals, measure, vectors, spare, self.products, found and k == self._k, asymmetry)
 
@@ -205,12 +204,12 @@ class _Lanczos:
         here = self._size
         rows, new = self._rows[: here + 1], self._rows[here + 1]
         self._product(rows[here], new)
-        parts = _dots(rows, new)
+        parts = quick_dots(rows, new)
         new.addmv_(rows.T, parts.to(new.dtype), alpha=-1)
-        again = _dots(rows, new)
+        again = quick_dots(rows, new)
         new.addmv_(rows.T, again.to(new.dtype), alpha=-1)
         # One transfer from the device a step.
-        column = torch.cat([parts.add_(again), _norm(new)[None]]).to("cpu", torch.float64).numpy()
+        column = torch.cat([parts.add_(again), norm(new)[None]]).to("cpu", torch.float64).numpy()
         if not np.isfinite(column).all():
             raise CurvatureError(f"product {self.products} with the matrix is not finite")
         self._rest = float(column[-1])
@@ -231,12 +230,10 @@ class _Lanczos:
         """Make the next vector a random one, orthogonal to the basis."""
         rows, new = self._rows[: self._size], self._rows[self._size]
         new.normal_(generator=self._generator)
-        new.div_(_norm(new))
-        # Three times: of a space of which little is left, little is left of the vector after the first.
-        for _ in range(3):
-            if self._size:
-                new.addmv_(rows.T, _dots(rows, new).to(new.dtype), alpha=-1)
-            new.div_(_norm(new))
+        # Again: of a space of which little is left, little is left of the vector after the first.
+        for _ in range(2):
+            project_out(rows, new)
+            new.div_(norm(new))
 
     def _solve(self) -> None:
         """Solve the projected problem, leading pairs first."""
@@ -306,7 +303,8 @@ class _Lanczos:
             return False
         matrix[start] /= length
         self._turn(matrix)
-        self._orthogonalise(start)
+        row = project_out(self._rows[:start], self._rows[start])  # what rounding has left in it
+        row.div_(norm(row))
         self._small[:] = 0.0
         self._small[range(len(locked)), range(len(locked))] = values[locked]
         self._small[len(locked) : start, len(locked) : start] = small[:kept, :kept]
@@ -347,27 +345,3 @@ class _Lanczos:
         width = max(256, self._rows.shape[1] // (2 * len(self._rows)))
         for piece in self._rows[:size].split(width, dim=1):
             piece[:count] = turn @ piece
-
-    def _orthogonalise(self, index: int) -> None:
-        """Free a row of what rounding has left in it of those before it, and norm it."""
-        rows, row = self._rows[:index], self._rows[index]
-        row.addmv_(rows.T, _dots(rows, row).to(row.dtype), alpha=-1)
-        row.div_(_norm(row))
-
-
-def _norm(vector: torch.Tensor) -> torch.Tensor:
-    """Return the norm of a vector, summed up in double precision; in single it is off by 1e-4 at d = 5e6."""
-    norm: torch.Tensor = torch.linalg.vector_norm(vector, dtype=precise(vector.device))
-    return norm
-
-
-def _dots(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    """Return the inner products of rows with a vector, pieces of them summed up in double precision.
-
-    On the CPU a sum of 5e6 equal terms in single precision is off by 1e-4, which would be the eigenvalues' error.
-    """
-    width = _PIECE if vector.device.type == "cpu" else vector.numel()
-    total = torch.zeros(len(rows), dtype=precise(vector.device), device=vector.device)
-    for part, piece in zip(rows.split(width, dim=1), vector.split(width), strict=True):
-        total += torch.mv(part, piece)
-    return total
