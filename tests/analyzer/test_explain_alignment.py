@@ -42,7 +42,9 @@ def test_an_interval_is_set_against_the_null(low: float, high: float, says: str)
 
 
 def test_slope_and_alpha() -> None:
-    assert explain_row(row("slope", 0.9, 1.1)).endswith("1, as C = H has, is not excluded; gamma says whether it holds along each")
+    assert explain_row(row("slope", 0.9, 1.1)).endswith(
+        "1, as C = H has, is not excluded; gamma says whether it holds along each"
+    )
     assert explain_row(row("slope", 1.2, 1.4)).endswith("more noise than C = H")
     assert explain_row(row("slope", 0.2, 0.4)).endswith("less noise than C = H")
     assert "read the robust rows" in explain_row(row("alpha", 1.2, 1.4, null_low=1.9, null_high=2.0))
