@@ -59,7 +59,8 @@ def row(
     return Metric(name, index, found, null, Status.AT_BOUNDARY, reason)
 
 
-def _gone(name: Name, part: Unknown) -> Metric:
+def _gone(name: Name, *parts: object) -> Metric:
+    part = unknown_of(*parts)
     return missing(name, part.status, part.reason)
 
 
@@ -109,9 +110,7 @@ def _gains(given: Setting) -> list[Metric]:
     ):
         trace_h = _positive(given.trace_h)
         if isinstance(product, Unknown) or isinstance(trace, Unknown) or isinstance(trace_h, Unknown):
-            gone = unknown_of(trace_h, product, trace)
-            assert gone is not None
-            rows.append(_gone(name, gone))
+            rows.append(_gone(name, trace_h, product, trace))
             continue
         null = None
         if isinstance(given.square_h, Known) and not isinstance(given.trace, Unknown):
@@ -140,9 +139,7 @@ def _coefficients(given: Setting) -> list[Metric]:
     ):
         trace_h = _positive(given.trace_h)
         if isinstance(part, Unknown) or isinstance(trace, Unknown) or isinstance(trace_h, Unknown):
-            gone = unknown_of(trace_h, part, trace)
-            assert gone is not None
-            rows.append(_gone(name, gone))
+            rows.append(_gone(name, trace_h, part, trace))
             continue
         if not len(values) or values.max() <= 0:
             rows.append(missing(name, Status.DEGENERATE, "the largest eigenvalue is not above 0"))
@@ -172,9 +169,7 @@ def _energies(given: Setting) -> list[Metric]:
         (Name.SUBSPACE_ENERGY_SIGN, _signed(given, "variances"), np.ones(1), _SIGN),
     ):
         if isinstance(part, Unknown) or isinstance(trace, Unknown):
-            gone = unknown_of(part, trace)
-            assert gone is not None
-            rows.append(_gone(name, gone))
+            rows.append(_gone(name, part, trace))
             continue
         if not k:
             rows.append(missing(name, Status.NON_FINITE, "no finite direction"))
@@ -199,9 +194,7 @@ def _cosines(given: Setting) -> list[Metric]:
     ):
         square_h = given.square_h
         if isinstance(product, Unknown) or isinstance(square, Unknown) or isinstance(square_h, Unknown):
-            gone = unknown_of(square_h, product, square)
-            assert gone is not None
-            rows.append(_gone(name, gone))
+            rows.append(_gone(name, square_h, product, square))
             continue
         if square_h.value <= 0:
             rows.append(missing(name, Status.ALL_ZERO, "H is 0"))
@@ -250,9 +243,7 @@ def _tic_trace(given: Setting) -> Metric:
     """Tr C / Tr H."""
     name, trace, trace_h = Name.TIC_TRACE, given.trace, _positive(given.trace_h)
     if isinstance(trace, Unknown) or isinstance(trace_h, Unknown):
-        gone = unknown_of(trace_h, trace)
-        assert gone is not None
-        return _gone(name, gone)
+        return _gone(name, trace_h, trace)
     warnings = given.warnings + given.factor_warnings
     values = given.scale * trace / trace_h.value
     return row(name, values, trace_h.relative(), method=_RATIO, reference=_TAKEUCHI, null=None, warnings=warnings)
@@ -267,9 +258,7 @@ def _mu(given: Setting) -> Metric:
         return missing(name, Status.DEGENERATE, f"F = {measured.loss:.3g}: expected a loss above 0")
     product, square_h = given.product, given.square_h
     if isinstance(product, Unknown) or isinstance(square_h, Unknown):
-        gone = unknown_of(square_h, product)
-        assert gone is not None
-        return _gone(name, gone)
+        return _gone(name, square_h, product)
     if square_h.value <= 0:
         return missing(name, Status.ALL_ZERO, "G is 0")
     warnings = given.warnings + given.factor_warnings

@@ -72,9 +72,9 @@ class Setting:
         return self.factor if math.isfinite(self.factor) else 1.0
 
 
-def unknown_of(*parts: object) -> Unknown | None:
-    """The first of ``parts`` that is missing."""
-    return next((part for part in parts if isinstance(part, Unknown)), None)
+def unknown_of(*parts: object) -> Unknown:
+    """The first of ``parts`` that is missing; one of them is."""
+    return next(part for part in parts if isinstance(part, Unknown))
 
 
 def _finite_draws(measured: Measured) -> Measured:

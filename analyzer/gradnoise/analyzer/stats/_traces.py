@@ -69,7 +69,6 @@ def _effective_rank(given: Setting) -> Metric:
     trace, square = given.trace, given.square
     if isinstance(trace, Unknown) or isinstance(square, Unknown):
         gone = unknown_of(trace, square)
-        assert gone is not None
         return missing(Name.EFFECTIVE_RANK, gone.status, gone.reason)
     if square[0] <= 0:
         return missing(Name.EFFECTIVE_RANK, Status.DEGENERATE, _lost(square[0]), n=len(square) - 1, method=_PAIRS)
