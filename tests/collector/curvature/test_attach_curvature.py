@@ -312,12 +312,23 @@ def alone(tmp_path: Path) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
+def _observe(what: Any, name: str, see: Callable[[], None]) -> None:
+    """Call ``see`` before each call of a method."""
+    method = getattr(what, name)
+
+    def observed() -> None:
+        see()
+        method()
+
+    setattr(what, name, observed)
+
+
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("by_function", [False, True])
 def test_of_a_data_parallel_model_the_module_of_this_rank_is_measured_and_nothing_sent(
     tmp_path: Path, by_function: bool
 ) -> None:
-    ends, sent = [], []
+    ends, sent, synced = [], [], []
     for measuring in (False, True):
         torch.manual_seed(0)
         inside = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
@@ -325,6 +336,10 @@ def test_of_a_data_parallel_model_the_module_of_this_rank_is_measured_and_nothin
         optimizer = sgd(model)
         reduced: list[int] = []
         model.register_comm_hook(reduced, lambda seen, bucket: counting(seen, bucket.buffer()))
+        buffers: list[tuple[int, bool]] = []  # when they were sent, and whether by the training
+        _observe(
+            model, "_sync_buffers", lambda to=buffers, seen=reduced, of=inside: to.append((len(seen), of.training))
+        )
         data: Any = (lambda m=model: (LOSS(m(x), y) for x, y in fixed())) if by_function else fixed()
         plan = Curvature(data, None if by_function else LOSS, every=2, **SMALL)
         path = tmp_path / str(measuring)
@@ -334,6 +349,8 @@ def test_of_a_data_parallel_model_the_module_of_this_rank_is_measured_and_nothin
             train(model, optimizer, Data(), 5)
         ends.append([value.clone() for value in model.state_dict().values()])
         sent.append(len(reduced))
+        synced.append(buffers)
     assert sent[0] == sent[1] == 5
+    assert synced[0] == synced[1] == [(step, True) for step in range(5)]
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
     assert [(row.step, row.draws, row.dimension) for row in written(path)] == [(2, 4, 99), (4, 4, 99)]

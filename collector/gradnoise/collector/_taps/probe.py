@@ -105,10 +105,25 @@ def frozen(model: torch.nn.Module, seed: int, *, on_host: bool = False) -> Itera
         stack.enter_context(preserved_random(seed))
         stack.enter_context(no_updates())
         stack.enter_context(torch.inference_mode(False))
-        if is_ddp(model):  # its forward pass would send buffers around, with ranks that may not probe
-            no_sync: Any = model.no_sync
-            stack.enter_context(no_sync())
+        if is_ddp(model):
+            stack.enter_context(_silent(model))
         yield
+
+
+@contextmanager
+def _silent(ddp: Any) -> Iterator[None]:
+    """Let a DistributedDataParallel model send nothing: other ranks may not probe, or fail.
+
+    ``no_sync()`` is about gradients: a forward pass within it still sends the buffers around if the pass before it was
+    without, and then the next one of the training does not.
+    """
+    buffers = ddp.require_forward_param_sync
+    with ddp.no_sync():
+        ddp.require_forward_param_sync = False
+        try:
+            yield
+        finally:
+            ddp.require_forward_param_sync = buffers
 
 
 class _Running:
