@@ -184,6 +184,20 @@ def test_a_shuffled_loader_that_drops_its_last_minibatch_is_named() -> None:
         _passes(case, loader).check()
 
 
+def test_examples_that_act_on_each_other_in_shuffled_minibatches_are_named() -> None:
+    attention = nn.TransformerEncoderLayer(4, 1, 8, dropout=0.0)  # without batch_first: over the minibatch
+    model = nn.Sequential(attention, nn.Linear(4, 3)).double().eval()
+    inputs, targets = torch.randn(12, 2, 4).double(), torch.randint(0, 3, (12, 2))
+    data = TensorDataset(inputs, targets)
+
+    def loss_fn(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    Passes(model, loss_fn, DataLoader(data, 3)).check()
+    with pytest.raises(CurvatureError, match="attention over the batch"):
+        Passes(model, loss_fn, DataLoader(data, 3, shuffle=True)).check()
+
+
 def test_every_pass_is_compared_with_the_first() -> None:
     case = three_layers()
     passes = _passes(case)

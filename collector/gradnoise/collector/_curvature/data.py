@@ -279,7 +279,8 @@ class Passes:
                 f"the mean loss of a pass is {mean!r} where that of the first was {self._first!r}, at the same "
                 "parameters; the loss must be a fixed function of them. Likely causes: dropout at work in eval mode "
                 "(measure in mode 'train', where its masks repeat), random augmentation, a shuffled loader with "
-                "drop_last, or a function that samples its minibatch"
+                "drop_last, examples of a minibatch that act on each other (attention over the batch, for want of "
+                "batch_first=True), or a function that samples its minibatch"
             )
 
 
