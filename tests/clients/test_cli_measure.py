@@ -15,7 +15,7 @@ from torch import nn
 
 from gradnoise.cli import Exit, _measure
 from gradnoise.collector.curvature import measure_curvature
-from gradnoise.wire import CurvatureKind, Dump, Mode, Order, ProductMethod
+from gradnoise.wire import CurvatureKind, Dump, DumpWriter, Mode, Order, ProductMethod, RunInfo
 
 from .commands import Capture, lines, run
 
@@ -264,3 +264,30 @@ def test_it_says_at_once_what_to_install(
         f"gradnoise measure: this command needs {missing}, which is not installed: "
         "pip install 'gradnoise[torch,analyzer]'\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "text"),
+    [
+        (("--dump", "kept", "--run", "other"), Exit.FAILED, "holds run 'mine'"),
+        (("--dump", "file/new"), Exit.FAILED, "Not a directory"),
+        (("--dump", "new", "--run", "a/b"), Exit.CORRUPT, "a/b"),
+        (("--step", "-3"), Exit.USAGE, "at least 0"),
+    ],
+)
+def test_what_could_not_be_kept_is_not_measured(
+    capsys: Capture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    expected: Exit,
+    text: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    DumpWriter(tmp_path / "kept", RunInfo("mine", "Net", "2026-01-01T00:00:00+00:00", ())).close()
+    (tmp_path / "never.py").write_text("def factory():\n    raise AssertionError('called')\n")
+    code, out, err = run(capsys, "measure", "never.py:factory", *options)
+    assert (code, out) == (expected, "")
+    assert text in err
+    assert "called" not in err

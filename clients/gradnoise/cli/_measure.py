@@ -69,6 +69,10 @@ def _run(args: argparse.Namespace) -> int:
         raise CommandError(Exit.USAGE, "--key names an entry of a checkpoint: give --checkpoint too")
     if args.run_id is not None and args.dump is None:
         raise CommandError(Exit.USAGE, "--run names the run of a dump: give --dump too")
+    if args.step < 0:
+        raise CommandError(Exit.USAGE, f"--step {args.step}: expected a whole number of at least 0")
+    if args.dump is not None:
+        _check_dump(args.dump, args.run_id)
     given = from_factory(args.factory)
     if args.checkpoint is not None:
         load_checkpoint(given["model"], args.checkpoint, args.key)
@@ -79,6 +83,19 @@ def _run(args: argparse.Namespace) -> int:
         return _measured(args, given, args.dump)
     with tempfile.TemporaryDirectory(prefix="gradnoise-measure-") as directory:
         return _measured(args, given, Path(directory) / "measurement")
+
+
+def _check_dump(path: Path, run: str | None) -> None:
+    """Find out before the measurement, which may take hours, that it could not be kept."""
+    from gradnoise.wire import check_run_id
+
+    if not (path / "run.json").is_file():
+        check_run_id(path.absolute().name if run is None else run)
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    there = open_dump(path).info.run
+    if run not in (None, there):
+        raise CommandError(Exit.FAILED, f"{path} holds run {there!r}; give --run {there} or none, or another --dump")
 
 
 def _measured(args: argparse.Namespace, given: Mapping[str, Any], path: Path) -> int:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from gradnoise.cli._exit import CommandError, Exit, code_of
@@ -70,6 +71,12 @@ def load_checkpoint(model: nn.Module, path: Path, key: str | None) -> None:
         raise CommandError(Exit.FAILED, f"--checkpoint: there is no file {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise CommandError(
+            Exit.CORRUPT,
+            f"--checkpoint {path} cannot be read: it is none, or holds Python objects, whose code is not run "
+            "here; save model.state_dict() alone",
+        ) from error
     except Exception as error:  # torch says it with a dozen types
         raise CommandError(Exit.CORRUPT, f"--checkpoint {path} cannot be read: {_first_line(error)}") from error
     if key is not None:
