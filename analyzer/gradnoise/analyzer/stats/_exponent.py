@@ -34,6 +34,8 @@ _MIN_POINTS = 3
 _LOG_NORMAL = 0.5 * (math.log(2.0) + np.euler_gamma)
 """−E ln|Z| of a standard normal Z: (γ + ln 2)/2."""
 _REPLICATES = 200
+_ROUNDING = 1e-14
+"""Of the largest eigenvalue, what the others are rounded to at best."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +106,10 @@ def scale_rows(given: Setting, found: Floats | Unknown) -> list[Metric]:
 
 
 def negative_share(given: Setting) -> Metric:
-    """Share of the eigenvalues that are 0 or below."""
+    """Share of the eigenvalues that are 0 or below; from those that are so surely, to those that may be.
+
+    An eigenvalue of exactly 0, which a symmetry of the model brings, is found on either side of it.
+    """
     k = len(given.values)
     if not k:
         missed = len(given.measured.eigenvalues)
@@ -114,8 +119,11 @@ def negative_share(given: Setting) -> Metric:
             else (Status.NOT_MEASURED, "no eigenvalues were measured")
         )
         return missing(Name.NEGATIVE_SHARE, status, reason)
-    share = float(np.mean(given.values <= 0))
-    return Metric(Name.NEGATIVE_SHARE, None, Estimate(share, 0.0, share, share, k, "counted"), None)
+    values = given.values
+    unsure = _ROUNDING * np.abs(values).max() + (given.residuals if given.residuals.size else 0.0)
+    low, share, high = (float(np.mean(values <= end)) for end in (-unsure, 0.0, unsure))
+    found = Estimate(share, (high - low) / 2.0, low, high, k, "counted; the interval by the residuals")
+    return Metric(Name.NEGATIVE_SHARE, None, found, None)
 
 
 def _points(given: Setting, logs: Floats | Unknown) -> _Points | Unknown:
