@@ -312,6 +312,10 @@ def alone(tmp_path: Path) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
+def _noting(to: list[tuple[int, bool]], reduced: list[int], inside: nn.Module) -> Callable[[], None]:
+    return lambda: to.append((len(reduced), inside.training))
+
+
 def _observe(what: Any, name: str, see: Callable[[], None]) -> None:
     """Call ``see`` before each call of a method."""
     method = getattr(what, name)
@@ -337,9 +341,7 @@ def test_of_a_data_parallel_model_the_module_of_this_rank_is_measured_and_nothin
         reduced: list[int] = []
         model.register_comm_hook(reduced, lambda seen, bucket: counting(seen, bucket.buffer()))
         buffers: list[tuple[int, bool]] = []  # when they were sent, and whether by the training
-        _observe(
-            model, "_sync_buffers", lambda to=buffers, seen=reduced, of=inside: to.append((len(seen), of.training))
-        )
+        _observe(model, "_sync_buffers", _noting(buffers, reduced, inside))
         data: Any = (lambda m=model: (LOSS(m(x), y) for x, y in fixed())) if by_function else fixed()
         plan = Curvature(data, None if by_function else LOSS, every=2, **SMALL)
         path = tmp_path / str(measuring)
