@@ -470,6 +470,20 @@ def test_fewer_draws_than_directions() -> None:
     assert found[Name.GAMMA, None].status is Status.OK
 
 
+def test_an_eigenvalue_of_rounding_has_no_logarithm() -> None:
+    """A zero of H, found on the positive side by far less than rounding, would pull the line with its logarithm."""
+    given = measured(HESSIAN, aligned(0.1 * LAMBDA, K, 22), GRADIENT, 6)
+    values, projections = given.eigenvalues.copy(), given.projections.copy()
+    values[-1] = 1e-17
+    projections[:, -1] *= 1e-9
+    found = rows(dataclasses.replace(given, eigenvalues=values, projections=projections))
+    estimate = found[Name.GAMMA, None].estimate
+    assert estimate.n == 5
+    assert any("not told from 0" in text for text in estimate.warnings)
+    share = found[Name.NEGATIVE_SHARE, None].estimate
+    assert (share.low, share.value, share.high) == pytest.approx((0.0, 0.0, 1 / 6))
+
+
 def test_repeated_draws_are_noticed() -> None:
     u = aligned(0.1 * LAMBDA, 32, 22)
     found = rows(measured(HESSIAN, np.concatenate([u, u]), GRADIENT, TOP))

@@ -105,6 +105,14 @@ def scale_rows(given: Setting, found: Floats | Unknown) -> list[Metric]:
     return rows
 
 
+def _unsure(given: Setting) -> Floats:
+    """How near to 0 an eigenvalue is not told from it: its residual and rounding. (The smaller r²/gap is of an
+    eigenvector without rounding.)"""
+    values = given.values
+    result: Floats = np.full(len(values), _ROUNDING * np.abs(values).max(initial=0.0))
+    return result + given.residuals if given.residuals.size else result
+
+
 def negative_share(given: Setting) -> Metric:
     """Share of the eigenvalues that are 0 or below; from those that are so surely, to those that may be.
 
@@ -120,7 +128,7 @@ def negative_share(given: Setting) -> Metric:
         )
         return missing(Name.NEGATIVE_SHARE, status, reason)
     values = given.values
-    unsure = _ROUNDING * np.abs(values).max() + (given.residuals if given.residuals.size else 0.0)
+    unsure = _unsure(given)
     low, share, high = (float(np.mean(values <= end)) for end in (-unsure, 0.0, unsure))
     found = Estimate(share, (high - low) / 2.0, low, high, k, "counted; the interval by the residuals")
     return Metric(Name.NEGATIVE_SHARE, None, found, None)
@@ -134,7 +142,7 @@ def _points(given: Setting, logs: Floats | Unknown) -> _Points | Unknown:
         return logs
     values, warnings = given.values, given.warnings
     errors = eigenvalue_errors(values, given.residuals)
-    positive, told, noisy = values > 0, errors < np.abs(values), np.isfinite(logs).all(axis=0)
+    positive, told, noisy = values > 0, _unsure(given) < np.abs(values), np.isfinite(logs).all(axis=0)
     for what, count in (
         (f"of {len(values)} eigenvalues are 0 or below and have no logarithm", int((~positive).sum())),
         (f"of {len(values)} eigenvalues are not told from 0 by their residuals", int((positive & ~told).sum())),
