@@ -294,3 +294,13 @@ def test_a_gram_matrix_beyond_the_range_of_numbers_leaves_the_other_metrics(tmp_
     rows = aligned(recorded(tmp_path, replace(row, gram=np.full((8, 8), 1e308))))
     assert {found.metric for found in rows} == {LOSS, *map(str, Name)}
     assert {found.status for found in rows if found.metric == Name.TRACE_H} == {"ok"}
+
+
+def test_of_too_many_measurements_the_first_are_read_and_the_others_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradnoise.analyzer.assembly.MEASUREMENTS", 3)
+    batch = curvature_batch([sharpness([1.0, 2.0, 1.5, 2.5])] * 5)
+    window = recorded(tmp_path, batch=_cell(batch, "mode", "asleep"))
+    assert (len(window.curvature), len(window.unreadable), window.unread) == (2, 1, 2)
+    assert aligned(window)[-1].reason == "2 more measurements in this window are left out: 3 are analysed"

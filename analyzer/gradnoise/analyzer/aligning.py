@@ -37,7 +37,7 @@ METRICS: tuple[str, ...] = (LOSS, *map(str, Name), *map(str, Landscape))
 """Every metric that a row of alignment may be of."""
 
 _MOST = 4096
-"""Eigenvalues of a measurement, and measurements of a window, that are analysed: what a job sends is not trusted."""
+"""Eigenvalues of a measurement that are analysed: what a job sends is not trusted."""
 _NOTES = 16
 _LONGEST = 500
 """Notes of a measurement, and characters of a text of it, that its rows repeat."""
@@ -138,7 +138,7 @@ def _of_draws(window: Window) -> Iterator[AlignmentRow]:
 
 def _measurements(window: Window) -> Iterator[AlignmentRow]:
     closed = window.closed
-    for measured in window.curvature[:_MOST]:
+    for measured in window.curvature:
         notes = (note[:_LONGEST] for note in measured.notes[:_NOTES])
         warnings = (*window.notes, *_one_rank(closed), *notes)
         subject = _Subject(
@@ -149,12 +149,12 @@ def _measurements(window: Window) -> Iterator[AlignmentRow]:
         except Exception as error:  # whatever a measurement holds: a row that says so, and the next measurement
             rows = [_failed(subject, error)]
         yield from rows
-    for broken in window.unreadable[:_MOST]:
+    for broken in window.unreadable:
         subject = _Subject(closed, broken.part[:_LONGEST], broken.kind[:_LONGEST], 0, 0, window.notes)
         yield subject.failed(f"the measurement contradicts itself: {broken.reason[:_LONGEST]}")
-    left = len(window.curvature[_MOST:]) + len(window.unreadable[_MOST:])
-    if left:
-        yield failed_row(closed, f"{left} more measurements in this window are left out: at most {_MOST} are analysed")
+    if window.unread:
+        read = len(window.curvature) + len(window.unreadable)
+        yield failed_row(closed, f"{window.unread} more measurements in this window are left out: {read} are analysed")
     if not window.curvature and not window.unreadable:
         yield failed_row(closed, "the window was closed, and the store holds no measurement of it")
 

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
     from gradnoise.wire import CurvatureRow, Dump, RunInfo, Stamped
 
-__all__ = ["WINDOW_TABLES", "Places", "assemble", "closed_windows", "merged_by_step", "read_windows"]
+__all__ = ["MEASUREMENTS", "WINDOW_TABLES", "Places", "assemble", "closed_windows", "merged_by_step", "read_windows"]
 
 WINDOW_TABLES = (Table.DRAWS, Table.REFERENCE, Table.SKETCHES, Table.CURVATURE)
 """The tables that hold what a window is made of."""
+
+MEASUREMENTS = 4096
+"""Measurements of the curvature that one window is read of: what a job sends is not trusted."""
 
 
 class Places:
@@ -56,6 +59,7 @@ class _Builder:
         self._sketches: dict[int, SketchRow] = {}
         self._curvature: list[CurvatureRow] = []
         self._unreadable: list[Unreadable] = []
+        self._unread = 0
         self.rows = 0
 
     def add(self, stamped: Stamped, window: int) -> None:
@@ -116,7 +120,9 @@ class _Builder:
             self._sketches.setdefault(found.draw, found)
 
     def _add_curvature(self, batch: pa.RecordBatch, rows: NDArray[np.int64]) -> None:
-        for index in rows.tolist():
+        room = max(0, MEASUREMENTS - len(self._curvature) - len(self._unreadable))
+        self._unread += len(rows[room:])
+        for index in rows[:room].tolist():
             row = batch.slice(index, 1)
             try:
                 self._curvature += curvature_rows(row)
@@ -144,6 +150,7 @@ class _Builder:
             sketches=tuple(sketch for _, sketch in sorted(self._sketches.items())),
             curvature=tuple(self._curvature),
             unreadable=tuple(self._unreadable),
+            unread=self._unread,
         )
 
 

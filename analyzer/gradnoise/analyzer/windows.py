@@ -149,6 +149,7 @@ class Window:
         notes: what a reader of the results should know, such as ranks that are missing.
         curvature: measurements of the curvature, in the order of their writing; no other window has them.
         unreadable: those that contradict themselves.
+        unread: how many more there are than one window is read of.
     """
 
     closed: ClosedWindow
@@ -159,6 +160,7 @@ class Window:
     notes: tuple[str, ...] = ()
     curvature: tuple[CurvatureRow, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+    unread: int = 0
 
     @property
     def warnings(self) -> tuple[str, ...]:
