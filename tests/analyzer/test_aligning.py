@@ -156,12 +156,20 @@ def test_hostile_numbers_are_rows_with_a_status_and_no_crash(tmp_path: Path, cha
         assert row.status in ("ok", "at_boundary") or (row.reason and math.isnan(row.value)), row
 
 
-def test_more_eigenvalues_than_a_server_works_through_fail_by_name(tmp_path: Path) -> None:
-    most = 4097
-    row = replace(sharpness([]), kind=hessian().kind, eigenvalues=np.ones(most), residuals=np.ones(most))
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"eigenvalues": np.ones(1025), "residuals": np.ones(1025)}, "1025 eigenvalues: at most 1024"),
+        ({"draws": 2049, "gram": np.eye(2049)}, "2049 draws: at most 2048"),
+        ({"coordinates": np.arange(1025), "block": np.eye(1025)}, "1025 coordinates: at most 1024"),
+    ],
+    ids=["eigenvalues", "draws", "coordinates"],
+)
+def test_more_than_a_server_works_through_fails_by_name(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    row = replace(sharpness([]), kind=hessian().kind, **changed)
     rows = aligned(recorded(tmp_path, row))
     assert [(found.metric, found.status) for found in rows] == [(LOSS, "failed")]
-    assert "4097 eigenvalues: at most 4096" in rows[0].reason
+    assert message in rows[0].reason
 
 
 def test_texts_without_end_are_cut(tmp_path: Path) -> None:

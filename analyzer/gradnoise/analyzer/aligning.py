@@ -16,7 +16,7 @@ from gradnoise.analyzer._noise_scales import noise_scales
 from gradnoise.analyzer.report import AlignmentRow, RowStatus
 from gradnoise.analyzer.stats import Estimate, InvalidInput, StatsError, Status
 from gradnoise.analyzer.stats.alignment import Matrix, Measured, Name, Sampling, align
-from gradnoise.wire import CurvatureKind
+from gradnoise.wire import MAX_COORDINATES, MAX_DRAWS, MAX_EIGENVALUES, CurvatureKind
 from gradnoise.wire.results import MODEL_GROUP
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ LOSS = "loss"
 METRICS: tuple[str, ...] = (LOSS, *map(str, Name), *map(str, Landscape))
 """Every metric that a row of alignment may be of."""
 
-_MOST = 4096
-"""Eigenvalues of a measurement that are analysed: what a job sends is not trusted."""
 _NOTES = 16
 _LONGEST = 500
 """Notes of a measurement, and characters of a text of it, that its rows repeat."""
@@ -182,8 +180,14 @@ def _rows(subject: _Subject, measured: CurvatureRow) -> Iterator[AlignmentRow]:
         for found in landscape(measured):
             yield subject.row(found.name, found.estimate, status=found.status, reason=found.reason)
         return
-    if len(measured.eigenvalues) > _MOST:
-        raise InvalidInput(f"{len(measured.eigenvalues)} eigenvalues: at most {_MOST} are analysed")
+    # What a job sends is not trusted: work grows with the cube of these.
+    for what, count, most in (
+        ("eigenvalues", len(measured.eigenvalues), MAX_EIGENVALUES),
+        ("draws", len(measured.gram), MAX_DRAWS),
+        ("coordinates", len(measured.coordinates), MAX_COORDINATES),
+    ):
+        if count > most:
+            raise InvalidInput(f"{count} {what}: at most {most} are analysed")
     seed = zlib.crc32(f"{subject.closed.window} {subject.part}".encode())
     for metric in align(_arrays(measured), rng=np.random.default_rng(seed)):
         yield subject.metric(metric)

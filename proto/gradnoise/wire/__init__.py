@@ -7,6 +7,9 @@ tables that an analysis returns.
 
 from gradnoise.wire._columns import completed
 from gradnoise.wire._curvature import (
+    MAX_COORDINATES,
+    MAX_DRAWS,
+    MAX_EIGENVALUES,
     CurvatureKind,
     CurvatureRow,
     Mode,
@@ -44,6 +47,9 @@ from gradnoise.wire._writer import DumpWriter, TableLog, create_dump, producer_i
 
 __all__ = [
     "GROUP_TYPE",
+    "MAX_COORDINATES",
+    "MAX_DRAWS",
+    "MAX_EIGENVALUES",
     "SCHEMA_VERSION",
     "SUPPORTED_VERSIONS",
     "CorruptBatchError",

@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CurvatureKind", "CurvatureRow", "Mode", "Order", "ProductMethod", "curvature_batch", "curvature_rows"]
+__all__ = [
+    "MAX_COORDINATES",
+    "MAX_DRAWS",
+    "MAX_EIGENVALUES",
+    "CurvatureKind",
+    "CurvatureRow",
+    "Mode",
+    "Order",
+    "ProductMethod",
+    "curvature_batch",
+    "curvature_rows",
+]
 
 
 class CurvatureKind(StrEnum):
@@ -53,6 +64,12 @@ class Order(StrEnum):
 
     ALGEBRAIC = "algebraic"
     MAGNITUDE = "magnitude"
+
+
+MAX_EIGENVALUES = 1024
+MAX_DRAWS = 2048
+MAX_COORDINATES = 1024
+"""Of one measurement: its row stays below what a message may hold, and its analysis below a minute or so."""
 
 
 def _none() -> NDArray[np.float64]:

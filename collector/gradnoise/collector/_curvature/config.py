@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradnoise.collector._errors import CollectorError
-from gradnoise.wire import CurvatureKind, Mode, Order, ProductMethod
+from gradnoise.wire import MAX_COORDINATES, MAX_DRAWS, MAX_EIGENVALUES, CurvatureKind, Mode, Order, ProductMethod
 
 __all__ = ["AUTO", "Curvature", "CurvatureError", "Part", "parts_of"]
 
@@ -46,8 +46,8 @@ class Curvature:
         draw: returns the loss of a fresh minibatch, or (loss, batch size); None takes the minibatches of passes over
             ``data`` as draws.
         every: parameter updates between two measurements, and before the first.
-        top: eigenpairs, k; 0 takes none.
-        draws: minibatch gradients, K; 0 takes none.
+        top: eigenpairs, k, at most 1024; 0 takes none.
+        draws: minibatch gradients, K, at most 2048; 0 takes none.
         parts: which parameters, each a part of its own: patterns of parameter names (as for :mod:`fnmatch`), or pairs
             of a name and a function ``(parameter's name, parameter) -> bool``.
         order: of the eigenvalues, ``algebraic`` (largest first) or ``magnitude``.
@@ -58,7 +58,7 @@ class Curvature:
         probes: random vectors for the traces.
         density_steps: Lanczos steps a vector for the spectral density, from the first ``min(4, probes)`` of them; 0
             takes none.
-        dense: the dense blocks of H and of the noise at so many coordinates; 0 takes none.
+        dense: the dense blocks of H and of the noise at so many coordinates, at most 1024; 0 takes none.
         vectors: how many vectors of the part's dimension d may be held on the device, beside the model and what its
             double backward takes. With more of them, fewer products are needed, and with ``top + draws + 3`` no
             gradient is taken twice: that is the default where it is at most 64 MiB, and else ``top + 6``.
@@ -92,7 +92,7 @@ class Curvature:
     def __post_init__(self) -> None:
         _check_functions(self)
         for name, least in _LEAST.items():
-            _whole(name, getattr(self, name), least)
+            _whole(name, getattr(self, name), least, _MOST.get(name))
         for name, allowed in _CHOICES.items():
             given = getattr(self, name)
             if given not in allowed:
@@ -115,6 +115,7 @@ class Curvature:
 
 
 _LEAST = {"every": 1, "top": 0, "draws": 0, "probes": 0, "density_steps": 0, "dense": 0, "seed": 0}
+_MOST = {"top": MAX_EIGENVALUES, "draws": MAX_DRAWS, "dense": MAX_COORDINATES}
 _CHOICES = {
     "order": tuple(map(str, Order)),
     "matrix": (str(CurvatureKind.HESSIAN), str(CurvatureKind.GAUSS_NEWTON)),
@@ -123,9 +124,11 @@ _CHOICES = {
 }
 
 
-def _whole(name: str, value: object, least: int) -> None:
+def _whole(name: str, value: object, least: int, most: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise CollectorError(f"Curvature({name}={value!r}): expected a whole number of at least {least}")
+    if most is not None and value > most:
+        raise CollectorError(f"Curvature({name}={value!r}): expected at most {most}, which one message can hold")
 
 
 def _check_functions(plan: Curvature) -> None:

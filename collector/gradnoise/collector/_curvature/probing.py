@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CurvatureProbing"]
 
+_LONGEST = 500  # characters of what a function of the user raised
+
 
 class CurvatureProbing:
     """The measurements of a run: the first at update number ``every``, none after one has failed.
@@ -61,7 +63,7 @@ class CurvatureProbing:
             rows = measure(model, self._plan, step=theta)
         except Exception as error:  # the user's functions, and a device without the memory
             self._failed = True
-            reason = str(error) or type(error).__name__
+            reason = (str(error) or type(error).__name__)[:_LONGEST]
             self._sink.event("curvature_failed", reason, step=theta)
             self._sink.warn_once(
                 "curvature", "gradnoise measures no more curvature: at step %d it failed: %s", theta, reason
