@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
+from gradnoise.collector._curvature import scratch
 from gradnoise.collector._curvature.config import CurvatureError
 from gradnoise.collector._curvature.data import Minibatch, Passes
 from gradnoise.collector._curvature.draws import BESIDE, Noise, take
@@ -106,7 +111,60 @@ def test_everything_is_exact_in_whatever_memory_there_is(count: int, pairs: int,
         assert found.gradients == count  # nothing is taken twice
 
 
-def test_gradients_are_taken_again_block_by_block() -> None:
+@pytest.fixture
+def no_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No temporary file is small enough."""
+    monkeypatch.setattr(scratch, "_MOST", 0)
+
+
+def test_no_gradient_is_taken_again_while_there_is_a_file_for_the_draws() -> None:
+    model, gradients = Theta(), gradients_of(128)
+    source = Linear(model, gradients)
+    assert taken(source, model, symmetric(D), 14, 12, 128).gradients == 128
+    assert source.closed == 1
+
+
+@pytest.mark.parametrize("fails", ["write", "readinto", "seek"])
+@pytest.mark.parametrize("after", [0, 3, 20])
+def test_a_disk_that_fails_on_the_way_has_the_gradients_taken_again(
+    monkeypatch: pytest.MonkeyPatch, fails: str, after: int
+) -> None:
+    class Failing(io.FileIO):
+        calls = 0
+
+        def _count(self, name: str) -> None:
+            if name == fails:
+                Failing.calls += 1
+                if Failing.calls > after:
+                    raise OSError(errno.ENOSPC, "no space left")
+
+        def write(self, data: Any, /) -> int:
+            self._count("write")
+            return super().write(bytes(data)[: max(1, len(data) // 2)])  # a part at a time
+
+        def readinto(self, buffer: Any, /) -> int:
+            self._count("readinto")
+            return super().readinto(buffer)
+
+        def seek(self, *place: int) -> int:
+            self._count("seek")
+            return super().seek(*place)
+
+    def failing(**_: Any) -> Failing:
+        number, name = tempfile.mkstemp()
+        Path(name).unlink()
+        return Failing(number, "r+b")
+
+    model, gradients, matrix = Theta(), gradients_of(16), symmetric(D)
+    monkeypatch.setattr(tempfile, "TemporaryFile", failing)
+    found = taken(Linear(model, gradients), model, matrix, 2, 5, 16)
+    noise = (torch.linspace(-1, 1, D, dtype=torch.float64) - gradients).numpy()
+    np.testing.assert_allclose(found.gram, noise @ noise.T, rtol=1e-12, atol=1e-12)
+    assert found.gradients > 16
+    assert Failing.calls > after, "the disk never failed"
+
+
+def test_gradients_are_taken_again_block_by_block_where_there_is_no_file(no_scratch: None) -> None:
     """128 draws, 14 eigenvectors and room for 12: nine columns at first, then blocks of 24."""
     model, gradients = Theta(), gradients_of(128)
     source = Linear(model, gradients)
@@ -116,7 +174,7 @@ def test_gradients_are_taken_again_block_by_block() -> None:
     assert source.closed == 1 + len(begins)
 
 
-def test_minibatches_that_come_out_differently_leave_the_gram_matrix_out() -> None:
+def test_minibatches_that_come_out_differently_leave_the_gram_matrix_out(no_scratch: None) -> None:
     model = Theta()
     source = Linear(model, gradients_of(9))
     calls = iter((gradients_of(9), gradients_of(9).flip(0)))
@@ -134,7 +192,7 @@ def test_minibatches_that_come_out_differently_leave_the_gram_matrix_out() -> No
     assert any("no Gram matrix" in note and "vectors=14" in note for note in found.notes)
 
 
-def test_fewer_minibatches_at_the_second_time_leave_it_out_too() -> None:
+def test_fewer_minibatches_at_the_second_time_leave_it_out_too(no_scratch: None) -> None:
     model = Theta()
     source = Linear(model, gradients_of(9))
     counts = iter((9, 8))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from gradnoise.collector._curvature import scratch
 from gradnoise.collector._curvature.config import Curvature, CurvatureError
 from gradnoise.collector._curvature.data import Passes
 from gradnoise.collector._curvature.dots import project_out
@@ -260,8 +261,12 @@ def test_a_pass_of_one_minibatch_has_no_draws_and_says_so() -> None:
     np.testing.assert_allclose(row.eigenvalues, truth.pairs(3)[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("vectors", [9, None])
-def test_draws_of_a_users_function_are_its_minibatches(vectors: int | None) -> None:
+@pytest.mark.parametrize(("vectors", "file"), [(9, False), (9, True), (None, True)])
+def test_draws_of_a_users_function_are_its_minibatches(
+    monkeypatch: pytest.MonkeyPatch, vectors: int | None, file: bool
+) -> None:
+    if not file:
+        monkeypatch.setattr(scratch, "_MOST", 0)
     model, inputs, targets = network()
     truth = dense(model, LOSS, inputs, targets)
     taken: list[list[int]] = []
@@ -274,10 +279,12 @@ def test_draws_of_a_users_function_are_its_minibatches(vectors: int | None) -> N
     row = measured(model, lambda: LOSS(model(inputs), targets), draw=draw, top=3, draws=20, probes=2, vectors=vectors)
     assert_true(row, truth, minibatch_noise(truth, taken[:20]), 3)
     assert (row.sampling, row.replacement, row.batch_size, row.draws) == ("independent", None, 6, 20)
-    assert (len(taken) == 20) == (vectors is None)  # with plenty of memory nothing is taken twice
+    assert (len(taken) == 20) == file  # with memory, or a file, nothing is taken twice
 
 
-def test_a_function_that_owns_its_iterator_has_a_gram_matrix_where_memory_holds_the_draws() -> None:
+def test_a_function_that_owns_its_iterator_has_a_gram_matrix_where_memory_or_a_file_holds_the_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, inputs, targets = network()
     truth = dense(model, LOSS, inputs, targets)
 
@@ -289,15 +296,17 @@ def test_a_function_that_owns_its_iterator_has_a_gram_matrix_where_memory_holds_
 
     whole = lambda: LOSS(model(inputs), targets)  # noqa: E731
     endless = drawing()
-    row = measured(model, whole, draw=lambda: next(endless), top=3, draws=20, vectors=9)
+    with monkeypatch.context() as patch:
+        patch.setattr(scratch, "_MOST", 0)
+        row = measured(model, whole, draw=lambda: next(endless), top=3, draws=20, vectors=9)
     assert row.gram.size == 0
     assert row.projections.shape == (20, 3)
     assert any("no Gram matrix" in note and "vectors=26" in note for note in row.notes)
-    endless = drawing()
-    row = measured(model, whole, draw=lambda: next(endless), top=3, draws=20, vectors=26)
     rng = np.random.default_rng(0)
     noise = minibatch_noise(truth, [rng.integers(0, len(inputs), 6).tolist() for _ in range(20)])
-    close(row.gram, noise @ noise.T)
+    for vectors in (9, 26):
+        row = measured(model, whole, draw=drawing().__next__, top=3, draws=20, vectors=vectors)
+        close(row.gram, noise @ noise.T)
 
 
 @pytest.mark.parametrize("own_generator", [False, True])

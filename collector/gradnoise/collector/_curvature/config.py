@@ -60,8 +60,8 @@ class Curvature:
             takes none.
         dense: the dense blocks of H and of the noise at so many coordinates, at most 1024; 0 takes none.
         vectors: how many vectors of the part's dimension d may be held on the device, beside the model and what its
-            double backward takes. With more of them, fewer products are needed, and with ``top + draws + 3`` no
-            gradient is taken twice: that is the default where it is at most 64 MiB, and else ``top + 6``.
+            double backward takes. With more of them, fewer products are needed, and with ``top + draws + 3`` the draws
+            need no temporary file: that is the default where it is at most 64 MiB, and else ``top + 6``.
         tolerance: residual, relative to |lambda|, of each eigenpair.
         max_products: for the eigenpairs; default ``300 + 10 top``.
         seed: of every random choice.

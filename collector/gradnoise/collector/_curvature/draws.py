@@ -1,13 +1,15 @@
 """The noise of minibatch gradients along the eigenvectors, in the quadratic form of H, and among itself.
 
 The noise of draw k is u_k = grad F - g_k. Taken of it: the projections V u_k on the eigenvectors, u_k . H u_k (one
-product each), and the Gram matrix u_i . u_j. All dot products are summed up in double precision.
+product each), and the Gram matrix u_i . u_j. Long sums are
+kept in double precision.
 
 **Memory.** The draws are never all there, unless there is room for them: while projections and products are taken, V,
 grad F, u and H u fill k + 3 vectors of the work space, and what is left holds the first draws, of which the first
 columns of the Gram matrix come at the same time. Then V is given up, and the further columns come in blocks: each block
-of draws is held while the gradients of the draws after it are taken again. With work space of ``k + K + 3`` vectors
-none is. A gradient taken again costs what the gradient of a minibatch costs; u . H u costs a product over all data.
+of draws is held while the draws after it come again, from a temporary file (:mod:`.scratch`), or where there is none by
+taking their gradients again. With work space of ``k + K + 3`` vectors neither is needed. A gradient taken again costs
+what the gradient of a minibatch costs; u . H u costs a product over all data.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ import torch
 from gradnoise.collector._curvature.config import CurvatureError
 from gradnoise.collector._curvature.data import blaming
 from gradnoise.collector._curvature.differentiable import differentiable
-from gradnoise.collector._curvature.dots import dots, norm2
+from gradnoise.collector._curvature.dots import dots, norm2, quick_dots
+from gradnoise.collector._curvature.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +96,7 @@ class _Held:
         """Return the inner products with those that are held, in their order."""
         left, found = self._count, [np.empty(0)]
         for block in self._blocks:
-            found.append(dots(block[: max(0, left)], vector).cpu().numpy())
+            found.append(quick_dots(block[: max(0, left)], vector).cpu().numpy())
             left -= len(block)
         return np.concatenate(found)
 
@@ -138,30 +141,34 @@ def take(
     quadratic = np.empty(draws)
     sizes, losses = set(), set()
     count = 0
-    for number, minibatch in enumerate(_some(source, 0, draws)):
-        sizes.add(minibatch.size)
-        losses.add(float(minibatch.loss.detach()))
-        _noise(minibatch, space, model, mean, here, number)
-        del minibatch
-        _enter(gram, number, 0, held, here)
-        gram[number, number] = norm2(here)
-        projections[number] = dots(vectors, here).cpu().numpy()
-        block[number] = here[where].cpu().double().numpy()
-        quadratic[number] = float(dots(here[None], multiply(here, product)))
-        count = number + 1
-    release()
+    with Scratch(len(here), here.dtype, draws if draws > held.room + 1 else 0) as scratch:
+        for number, minibatch in enumerate(_some(source, 0, draws)):
+            sizes.add(minibatch.size)
+            losses.add(float(minibatch.loss.detach()))
+            _noise(minibatch, space, model, mean, here, number)
+            del minibatch
+            scratch.add(here)
+            _enter(gram, number, 0, held, here)
+            gram[number, number] = norm2(here)
+            projections[number] = quick_dots(vectors, here).cpu().numpy()
+            block[number] = here[where].cpu().double().numpy()
+            quadratic[number] = float(dots(here[None], multiply(here, product)))
+            count = number + 1
+        release()
+        gram = gram[:count, :count]
+        again = _Again(source, space, model, mean, here, scratch, gram.diagonal())
+        complete = _finish(gram, again, here, _Held(vectors, free[2:]), begin=held.room)
     notes = list(source.notes)
     if count > 1 and len(losses) == 1:
         notes.append("every draw has the same loss; a draw must be a fresh minibatch each time")
     if len(sizes) > 1:
         notes.append(f"the draws are of {len(sizes)} different sizes, so that no batch size is given")
-    gram = gram[:count, :count]
-    again = _finish(gram, source, space, model, mean, here, _Held(vectors, free[2:]), begin=held.room)
-    if again is None:
+    if not complete:
         notes.append(
             "no Gram matrix: the minibatches of the draws came out differently when they were taken again, which they "
-            f"are because they do not all fit into memory; give vectors={len(vectors) + BESIDE + draws}, or draw them "
-            "with the random numbers of torch, numpy or random alone"
+            "are because they fit neither into memory nor into a temporary file; give "
+            f"vectors={len(vectors) + BESIDE + draws}, or draw them with the random numbers of torch, numpy or random "
+            "alone"
         )
         gram = _none()
     return Noise(
@@ -173,43 +180,64 @@ def take(
         projections=projections[:count],
         quadratic=quadratic[:count],
         block=block[:count],
-        gradients=count + (again or 0),
+        gradients=count + again.gradients,
         notes=tuple(notes),
     )
 
 
-def _finish(
-    gram: NDArray[np.float64],
-    source: Source,
-    space: Space,
-    model: torch.nn.Module,
-    mean: torch.Tensor,
-    here: torch.Tensor,
-    held: _Held,
-    *,
-    begin: int,
-) -> int | None:
+class _Again:
+    """The draws once more, one after the other: from the file, else by taking their gradients again.
+
+    Attributes:
+        gradients: that were taken again.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        space: Space,
+        model: torch.nn.Module,
+        mean: torch.Tensor,
+        out: torch.Tensor,
+        scratch: Scratch,
+        squares: NDArray[np.float64],
+    ) -> None:
+        self.gradients = 0
+        self._source, self._space, self._model, self._mean, self._out = source, space, model, mean, out
+        self._scratch = scratch
+        self._squares = squares
+
+    def since(self, begin: int) -> Iterator[int]:
+        """Yield the numbers of the draws from ``begin`` on, each while its noise is in ``out``; ends at a wrong one."""
+        number = begin
+        while number < len(self._squares) and self._scratch.read(number, self._out):
+            yield number
+            number += 1
+        for later, minibatch in enumerate(_some(self._source, number, len(self._squares) - number), number):
+            _noise(minibatch, self._space, self._model, self._mean, self._out, later)
+            del minibatch
+            self.gradients += 1
+            if not math.isclose(norm2(self._out), self._squares[later], rel_tol=_SAME):
+                return
+            yield later
+
+
+def _finish(gram: NDArray[np.float64], again: _Again, here: torch.Tensor, held: _Held, *, begin: int) -> bool:
     """Complete the Gram matrix, whose columns from ``begin`` on have nothing below the diagonal.
 
-    Returns the gradients that were taken again; None if they came out differently.
+    Returns False if the draws came out differently.
     """
-    gradients = 0
     while begin < len(gram) - 1:
         held.clear()
-        number = begin
-        for number, minibatch in enumerate(_some(source, begin, len(gram) - begin), begin):
-            _noise(minibatch, space, model, mean, here, number)
-            del minibatch
-            gradients += 1
-            if not math.isclose(norm2(here), gram[number, number], rel_tol=_SAME):
-                return None
-            _enter(gram, number, begin, held, here)
-        if number < len(gram) - 1:
-            return None
+        last = begin - 1
+        for last in again.since(begin):
+            _enter(gram, last, begin, held, here)
+        if last < len(gram) - 1:
+            return False
         begin += held.room
     upper = np.triu_indices(len(gram), 1)
     gram[upper] = gram.T[upper]
-    return gradients
+    return True
 
 
 def _enter(gram: NDArray[np.float64], number: int, begin: int, held: _Held, noise: torch.Tensor) -> None:
