@@ -19,8 +19,6 @@ from gradnoise.cli._source import (
     report_problems,
     steps,
 )
-from gradnoise.wire import CurvatureKind
-from gradnoise.wire.results import MODEL_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -118,6 +116,9 @@ def print_alignment(rows: Iterable[Mapping[str, Any]], *, whole: bool, as_json: 
 
 def alignment_table(rows: Iterable[Mapping[str, Any]], *, whole: bool) -> str:
     """Return rows of alignment as text: one table a measurement and part, oldest first, with its warnings below it."""
+    from gradnoise.wire import CurvatureKind
+    from gradnoise.wire.results import MODEL_GROUP
+
     ordered = sorted(rows, key=lambda row: (row["first_step"], row["producer"], row["window"], row["row"]))
     parts: dict[tuple[str, int], set[str]] = {}  # of ordinary windows that are shown by their whole model
     for row in () if whole else ordered:
