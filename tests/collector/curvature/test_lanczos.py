@@ -186,7 +186,7 @@ def test_what_is_not_reached_comes_with_its_residual() -> None:
         assert not pairs.converged
         assert pairs.products == limit
         assert len(pairs.values) == min(20, limit)
-        np.testing.assert_allclose(_true_residuals(matrix, pairs), pairs.residuals, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(_true_residuals(matrix, pairs), pairs.residuals, rtol=1e-6, atol=1e-9)
         assert pairs.residuals.max() > 1e-3 * np.abs(pairs.values).min()
 
 
