@@ -3,9 +3,9 @@
 The noise is Gaussian or SαS(1.7), of dimension 100, independent along the eigenvectors of H, with scales λ_i^(γ/2); 16
 eigenpairs and 16 probe vectors are measured, with 128 or 512 draws. For α < 2 there is no covariance: counted is how
 often the rows say so, and whether the robust ones hold what they are of: scales (``scale2``, ``gamma_robust``) and
-directions of draws (``…_sign``). Promised: all intervals of Gaussian noise, and the robust ones of both, cover at least
-88 % (the binomial error of 95 % is 1.5 %); SαS(1.7) is warned of in 99 % of the measurements or more, Gaussian noise in
-at most 8 %.
+directions of draws (``…_sign``). Promised: all intervals of Gaussian noise, and the robust ones of both, cover 90 to
+99.5 %; SαS(1.7) is warned of in 99 % of the measurements or more, Gaussian noise in at most 8 %. Five cells miss the band
+(``docs/alignment.md`` names them): the assertion at the end says so until they do not.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def main() -> None:
             covered, of = counts[name]
             line.append(f"{100 * covered / of:.0f}" if of else "–")
             promised = (alpha == 2.0 or name in ROBUST) and of
-            if promised and covered / of < 0.88:
+            if promised and not 0.90 <= covered / of <= 0.995:
                 missed.append(f"{name}, α = {alpha}, K = {draws}, γ = {gamma}: {covered / of:.3f}")
         print(f"| `{name}` | {' | '.join(line)} |")
     print(f"| warned of heavy tails | {' | '.join(f'{100 * warned / REPEATS:.0f}' for _, warned in found.values())} |")
