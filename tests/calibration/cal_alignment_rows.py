@@ -4,8 +4,8 @@ The noise is Gaussian or SαS(1.7), of dimension 100, independent along the eige
 eigenpairs and 16 probe vectors are measured, with 128 or 512 draws. For α < 2 there is no covariance: counted is how
 often the rows say so, and whether the robust ones hold what they are of: scales (``scale2``, ``gamma_robust``) and
 directions of draws (``…_sign``). Promised: all intervals of Gaussian noise, and the robust ones of both, cover 90 to
-99.5 %; SαS(1.7) is warned of in 99 % of the measurements or more, Gaussian noise in at most 8 %. Five cells miss the band
-(``docs/alignment.md`` names them): the assertion at the end says so until they do not.
+99.5 %; SαS(1.7) is warned of in 99 % of the measurements or more, Gaussian noise in at most 8 %. Five cells miss
+the band (``docs/alignment.md`` names them): the assertion at the end says so until they do not.
 """
 
 from __future__ import annotations
